@@ -1,0 +1,85 @@
+"""From an RGB image of any size to the square that the network takes, on uint8 with Pillow.
+
+Pillow's resampling is what torchvision's transforms use on PIL images, so that the pixels are the
+same, bit for bit, and no torch is needed to make them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from featx.records import Pixels, Preprocess
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def prepare(image: Image.Image, preprocess: Preprocess) -> Pixels:
+    """Resize an RGB image to the network's input.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Mode ``RGB``.
+    preprocess : Preprocess
+
+    Returns
+    -------
+    ndarray of uint8, (image_size, image_size, 3)
+
+    Notes
+    -----
+    Source of ``crop``: ``torchvision.transforms.functional.resize`` and ``center_crop``, rounding
+    included.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from featx.records import Preprocess
+    >>> imagenet = Preprocess("crop", 256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    >>> prepare(Image.new("RGB", (500, 375)), imagenet).shape
+    (224, 224, 3)
+    """
+    side, resampling = preprocess.image_size, _RESAMPLING[preprocess.interpolation]
+    if preprocess.resize == "squash":
+        square = image.resize((side, side), resampling)
+    elif preprocess.resize == "pad":
+        square = _pad(image, side, resampling, preprocess.mean)
+    else:
+        square = _center_crop(_resize_shorter(image, preprocess.resize_size, resampling), side)
+    return np.asarray(square, dtype=np.uint8)
+
+
+def _resize_shorter(image: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
+    width, height = image.size
+    shorter, longer = sorted((width, height))
+    if shorter == size:
+        return image
+    long = max(1, int(size * longer / shorter))
+    return image.resize((size, long) if width <= height else (long, size), resampling)
+
+
+def _center_crop(image: Image.Image, side: int) -> Image.Image:
+    width, height = image.size
+    if width < side or height < side:
+        padded = Image.new("RGB", (max(width, side), max(height, side)))
+        padded.paste(image, ((padded.width - width) // 2, (padded.height - height) // 2))
+        image, (width, height) = padded, padded.size
+    top, left = round((height - side) / 2.0), round((width - side) / 2.0)
+    return image.crop((left, top, left + side, top + side))
+
+
+def _pad(
+    image: Image.Image, side: int, resampling: Image.Resampling, mean: tuple[float, float, float]
+) -> Image.Image:
+    width, height = image.size
+    scale = side / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    red, green, blue = (round(channel * 255) for channel in mean)
+    square = Image.new("RGB", (side, side), (red, green, blue))
+    square.paste(image.resize(size, resampling), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return square

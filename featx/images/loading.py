@@ -1,0 +1,161 @@
+"""Parallel reading, hashing, decoding and resizing, a bounded number of images ahead.
+
+Threads are enough: Pillow gives the interpreter lock back while it decodes and resizes, and hashing
+and reading do too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from featx.errors import ImageError
+from featx.images.decoding import decode
+from featx.images.geometry import prepare
+from featx.images.sources import RawImage, Source
+from featx.records import ImageRecord, Pixels, Preprocess
+
+AHEAD_BYTES = 256 * 2**20
+"""Decoded pixels that may wait for the network, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """What became of one record.
+
+    Parameters
+    ----------
+    index : int
+        Position of the record in what was given to :func:`load`.
+    digest : bytes
+        SHA-256 of the encoded bytes, 32 bytes; empty if the file could not be read.
+    pixels : ndarray of uint8, (image_size, image_size, 3), or None
+        None if the caller did not claim the digest, or if ``reason`` says why not.
+    phash : int
+        64-bit difference hash of the whole image; 0 without pixels.
+    reason : str
+        Why the image cannot be used; empty if it can.
+    """
+
+    index: int
+    digest: bytes
+    pixels: Pixels | None = None
+    phash: int = 0
+    reason: str = ""
+
+
+def load(
+    source: Source,
+    records: Iterable[ImageRecord],
+    preprocess: Preprocess,
+    *,
+    workers: int,
+    claim: Callable[[bytes], bool] | None = None,
+    trusted: Mapping[str, tuple[int, int, bytes]] | None = None,
+) -> Iterator[LoadedImage]:
+    """Read, hash, decode and resize images in threads, in the order of ``records``.
+
+    Parameters
+    ----------
+    source : Source
+    records : iterable of ImageRecord
+    preprocess : Preprocess
+    workers : int
+        Number of threads.
+    claim : callable
+        Asked with the digest of an image before it is decoded; False means that the caller needs no
+        pixels. Called from several threads. None claims every image.
+    trusted : mapping of name to (size, mtime_ns, digest), optional
+        Images that had this digest when they had this size and time: not read again if the size
+        and time still hold and the caller does not claim them.
+
+    Yields
+    ------
+    LoadedImage
+        One per record, in order; a bad image has a ``reason`` and is never an exception.
+    """
+    known = trusted or {}
+    wants = claim or (lambda _digest: True)
+
+    def work(index: int, record: ImageRecord) -> LoadedImage:
+        before = known.get(record.name)
+        if before and before[:2] == (record.size, record.mtime_ns) and not wants(before[2]):
+            return LoadedImage(index, before[2])
+        try:
+            raw = source.read(record)
+        except OSError as error:
+            return LoadedImage(index, b"", reason=f"cannot be read: {error.strerror or error}")
+        digest = digest_of(raw)
+        if not (before and before[2] == digest) and not wants(digest):
+            return LoadedImage(index, digest)
+        try:
+            image = decode(raw)
+            return LoadedImage(index, digest, prepare(image, preprocess), difference_hash(image))
+        except ImageError as error:
+            return LoadedImage(index, digest, reason=str(error))
+
+    ahead = max(2 * workers, min(16 * workers, AHEAD_BYTES // (3 * preprocess.image_size**2)))
+    waiting: deque[Future[LoadedImage]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="featx-decode") as pool:
+        try:
+            for index, record in enumerate(records):
+                waiting.append(pool.submit(work, index, record))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def digest_of(raw: RawImage) -> bytes:
+    """SHA-256 of what was read: of the encoded bytes, or of shape, dtype and values of an array.
+
+    Examples
+    --------
+    >>> digest_of(b"abc").hex()[:16]
+    'ba7816bf8f01cfea'
+    """
+    if isinstance(raw, bytes):
+        return hashlib.sha256(raw).digest()
+    array = np.asarray(raw)
+    mode = raw.mode if isinstance(raw, Image.Image) else ""
+    header = f"{mode}{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).digest()
+
+
+def difference_hash(image: Image.Image) -> int:
+    """Give the 64-bit difference hash: which of 8×8 cells are darker than the one to their left.
+
+    Similar pictures differ in few bits. Source: N. Krawetz, "Kind of Like That", The Hacker Factor
+    Blog, 2013.
+
+    Examples
+    --------
+    >>> ramp = Image.linear_gradient("L").rotate(90)
+    >>> f"{difference_hash(ramp.convert('RGB')):016x}"
+    'ffffffffffffffff'
+    """
+    grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX).convert("L"), dtype=np.int16)
+    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+
+
+def default_workers() -> int:
+    """Threads that decode: one for each processor this process may use.
+
+    Examples
+    --------
+    >>> default_workers() >= 1
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
