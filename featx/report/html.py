@@ -1,0 +1,100 @@
+"""The report as one HTML file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from featx.report.content import Content, Table, compare_runs, describe, run_title
+from featx.report.per_class import confusion_matrix
+from featx.report.pictures import Picture, draw_confusion, draw_leaderboard
+from featx.report.runs import Run
+from featx.report.wording import MISSING
+
+_KEPT = re.compile(r"\[[-+\d.]+, [-+\d.]+\]|± \d[\d.]*|p [=<] [\d.]+")
+"""Numbers that belong together."""
+
+_BREAKS = re.compile(r"(?<=[A-Za-z0-9][._:/])(?=[A-Za-z0-9])(?<!\d\.)|(?<=[A-Za-z0-9][._:/])(?=[A-Za-z])")
+"""Between the parts of a dotted or a file name, but not inside a number."""
+
+_LONG = re.compile(r"[^\s\0]{24}(?=[^\s\0]{4})")
+"""What is too long for a cell and has no parts: a hash, a name without end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """One run as the template draws it; the anchor tells several apart."""
+
+    anchor: str
+    title: str
+    content: Content
+    pictures: tuple[Picture, ...]
+
+
+def render_html(runs: Sequence[Run]) -> str:
+    """Write the report of one run, or one over several.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        At least one.
+
+    Returns
+    -------
+    str
+        A whole page. Every text is escaped by the template engine; a Content-Security-Policy forbids
+        scripts and all loading, in case something slips through.
+    """
+    sections = [
+        _section(run, f"run-{number}", several=len(runs) > 1) for number, run in enumerate(runs, start=1)
+    ]
+    comparison: Table | None = compare_runs(runs) if len(runs) > 1 else None
+    title = f"{len(runs)} runs compared" if comparison else sections[0].title
+    template = _environment().get_template("report.html.j2")
+    return template.render(title=title, sections=sections, comparison=comparison, missing=MISSING)
+
+
+def tidy(text: str) -> Markup:
+    r"""Escape a text and say where its lines may break: in long names, never inside an interval.
+
+    Examples
+    --------
+    >>> tidy("<b> features.18:avg 0.9 [0.8, 1.0]")
+    Markup('&lt;b&gt; features.<wbr>18:<wbr>avg 0.9 [0.8,\xa01.0]')
+    """
+    kept = _KEPT.sub(lambda found: found[0].replace(" ", "\xa0"), text)
+    # No text holds the character 0: control characters are escaped long before.
+    marked = _LONG.sub("\\g<0>\0", _BREAKS.sub("\0", kept))
+    return Markup("<wbr>").join(marked.split("\0"))
+
+
+def _section(run: Run, anchor: str, *, several: bool) -> _Section:
+    content = describe(run.results, run.predictions)
+    matrix = confusion_matrix(run.results, run.predictions)
+    classes = run.results["dataset"].get("classes") or []
+    pictures = (draw_leaderboard(run.results, anchor), draw_confusion(matrix, classes, anchor))
+    return _Section(
+        anchor=anchor,
+        title=run_title(run) if several else content.title,
+        content=content,
+        pictures=tuple(picture for picture in pictures if picture is not None),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("featx.report"),
+        # All templates, whatever their suffix: the default looks at the suffix.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Our own drawings, whose texts Matplotlib has escaped.
+    environment.filters["tidy"] = tidy
+    environment.filters["drawn"] = lambda picture: Markup(picture.svg)
+    return environment

@@ -1,0 +1,102 @@
+"""The report as Markdown, for a pull request or a notebook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from featx.records import escape_name
+from featx.report.content import Content, Table, compare_runs, describe, run_title
+from featx.report.runs import Run
+from featx.report.wording import MISSING
+
+_SPECIAL = re.compile(r"[\\`*|~$#!]|\[(?!-?\d\.\d+, |\+\d\.\d+, )|\](?=\()|(?<![^\W_])_|_(?![^\W_])|://")
+"""What would start markup; an underscore inside a word does not, nor an interval."""
+
+
+def escape_markdown(text: str) -> str:
+    r"""Make any text safe inside Markdown, in a table cell too.
+
+    Examples
+    --------
+    >>> escape_markdown("a|b\n<script>*x* mobilenet_v2")
+    'a\\|b\\\\n&lt;script&gt;\\*x\\* mobilenet_v2'
+    """
+    text = _SPECIAL.sub(lambda found: "\\" + found[0], escape_name(text))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def render_markdown(results: Mapping[str, Any], predictions: Mapping[str, Any] | None = None) -> str:
+    """Write the report of one run.
+
+    Parameters
+    ----------
+    results : mapping
+        What ``results.json`` holds.
+    predictions : mapping, optional
+        The arrays of ``predictions.npz``; without them the table by class is left out.
+
+    Returns
+    -------
+    str
+        GitHub's Markdown; names from the user are escaped.
+    """
+    content = describe(results, predictions)
+    return "\n".join(_run(content, f"# {escape_markdown(content.title)}", level=2)) + "\n"
+
+
+def render_markdown_runs(runs: Sequence[Run]) -> str:
+    """Write one report over several runs: a table of their winners, then each run."""
+    lines = [f"# {len(runs)} runs compared", "", *_table(compare_runs(runs))]
+    for run in runs:
+        content = describe(run.results, run.predictions)
+        lines += ["", *_run(content, f"## {escape_markdown(run_title(run))}", level=3)]
+    return "\n".join(lines) + "\n"
+
+
+def _run(content: Content, heading: str, level: int) -> list[str]:
+    marks = "#" * level
+    lines = [heading, "", escape_markdown(content.subtitle), "", f"{marks} Verdict", ""]
+    lines += [escape_markdown(" ".join(content.verdict))]
+    lines += ["", f"{marks} Leaderboard", "", *_table(content.leaderboard)]
+    if content.warnings:
+        lines += ["", *(f"- {escape_markdown(warning)}" for warning in content.warnings)]
+    if content.metrics:
+        lines += ["", f"{marks} The best model on the test images", "", *_table(content.metrics)]
+    if content.classes:
+        lines += ["", f"{marks} By class", "", *_table(content.classes)]
+    lines += ["", f"{marks} Data", "", *_table(content.dataset)]
+    lines += ["", *_facts(content.facts)]
+    lines += ["", f"{marks} Audit", "", *(f"- {escape_markdown(finding)}" for finding in content.audit)]
+    if content.skipped:
+        lines += ["", f"{marks} Skipped images", "", *_table(content.skipped)]
+    lines += ["", f"{marks} Reproduction", ""]
+    if content.command != MISSING:
+        lines += [*_code(content.command), ""]
+    return lines + _facts(content.reproduction)
+
+
+def _table(table: Table) -> list[str]:
+    rule = ["---:" if position in table.right else "---" for position in range(len(table.columns))]
+    lines = [_line(table.columns), _line(rule, escape=False)]
+    for position, row in enumerate(table.rows):
+        cells = [escape_markdown(cell) for cell in row]
+        if position == table.chosen:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append(_line(cells, escape=False))
+    return [*lines, "", escape_markdown(table.note)] if table.note else lines
+
+
+def _line(cells: Sequence[str], *, escape: bool = True) -> str:
+    return f"| {' | '.join(escape_markdown(cell) if escape else cell for cell in cells)} |"
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"- {escape_markdown(name)}: {escape_markdown(value)}" for name, value in facts]
+
+
+def _code(text: str) -> list[str]:
+    """Write a fenced block whose fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return [f"{fence}sh", escape_name(text), fence]

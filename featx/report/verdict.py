@@ -1,0 +1,259 @@
+"""The verdict: what a run showed, in plain sentences that claim no more than its tests carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from featx.evaluation.intervals import interval_caution
+from featx.report.audit import audit_findings
+from featx.report.comparisons import against_best, differs, figures
+from featx.report.wording import (
+    chooser,
+    cross_validated,
+    format_seconds,
+    interval,
+    is_number,
+    is_reference,
+    listed,
+    many,
+    model_name,
+    p_value,
+    plain,
+    ranking,
+    seconds_of,
+)
+
+FEW_IMAGES = 50
+"""Below this many test images the verdict warns of the width of the interval: at an accuracy of 0.8 it
+is then more than 0.2 wide."""
+
+Row = Mapping[str, Any]
+
+
+def verdict(results: Mapping[str, Any]) -> list[str]:
+    """Say what the run showed.
+
+    Parameters
+    ----------
+    results : mapping
+        What ``results.json`` holds.
+
+    Returns
+    -------
+    list of str
+        Sentences, the most important first. A score comes with its interval wherever it has one, and two
+        models are called different only if the paired test says so after Holm's correction
+        for the number of comparisons (Holm, 1979, Scandinavian Journal of Statistics 6(2)).
+
+    Examples
+    --------
+    >>> row = {"kind": "head", "backbone": "featx-tiny", "layer": "pool:flatten", "head": "logreg",
+    ...        "cv": {"mean": 0.9, "sd": 0.02},
+    ...        "test": {"accuracy": {"value": 0.88, "low": 0.82, "high": 0.92}}}
+    >>> results = {"dataset": {"splits": {"test": 200}}, "rows": [row], "comparisons": [], "best": 0}
+    >>> print(verdict(results)[0].partition(": ")[2])
+    accuracy 0.880 [0.820, 0.920] on 200 test images.
+    """
+    rows, best = results["rows"], results.get("best")
+    if not rows or not isinstance(best, int) or not 0 <= best < len(rows):
+        return ["No model could be chosen: the run holds no scored row."]
+    against = against_best(results)
+    sentences = [_best(results)]
+    sentences += _others(results, against)
+    sentences += _transfer(results, against)
+    sentences += _finetuning(results, against)
+    sentences += _gap(results)
+    sentences += _audit(results)
+    sentences += _reliability(results)
+    return sentences
+
+
+def _n_test(results: Mapping[str, Any]) -> int:
+    return int((results["dataset"].get("splits") or {}).get("test") or 0)
+
+
+def _accuracy(row: Row) -> Mapping[str, Any]:
+    accuracy: Mapping[str, Any] = (row.get("test") or {}).get("accuracy") or {}
+    return accuracy if is_number(accuracy.get("value")) else {}
+
+
+def _best(results: Mapping[str, Any]) -> str:
+    rows = results["rows"]
+    row = rows[results["best"]]
+    only = "The only model of this run" if len(rows) == 1 else f"The best model by {chooser(results)}"
+    name = model_name(row, rows)
+    if accuracy := _accuracy(row):
+        n = _n_test(results)
+        images = f" on {many(n, 'test image')}" if n else " on the test images"
+        return f"{only} is {name}: accuracy {interval(accuracy)}{images}."
+    text = f"{only} is {name}: accuracy {cross_validated(row)} by {chooser(results)}."
+    return (
+        f"{text} There is no test split: this score also chose the model, so it leans to the optimistic side."
+    )
+
+
+def _others(results: Mapping[str, Any], against: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """How the best compares with the other models that are no reference."""
+    rows, best = results["rows"], results["best"]
+    others = [i for i in ranking(results) if i != best and rows[i].get("kind") == "head"]
+    if not others:
+        return []
+    if not any(i in against for i in others):
+        why = "" if _accuracy(rows[best]) else ", since no images were held out for that"
+        return [f"Whether it differs from the {many(len(others), 'other model')} was not tested{why}."]
+    sentences = []
+    following = others[0]
+    if following in against:
+        c = against[following]
+        how = "cannot be told apart from it"
+        if differs(c):
+            how = "is worse" if c["difference"] > 0 else "scores higher on the test images"
+        sentences.append(
+            f"The next by {chooser(results)}, {model_name(rows[following], rows)}, {how} "
+            f"(difference {figures(c)})."
+        )
+    rest = [against[i] for i in others[1:] if i in against]
+    worse = sum(differs(c) and c["difference"] > 0 for c in rest)
+    better = sum(differs(c) and c["difference"] < 0 for c in rest)
+    same = len(rest) - worse - better
+    if rest:
+        parts = [
+            f"{count:,} {text}"
+            for count, text in (
+                (same, "cannot be told apart from the best"),
+                (worse, "is worse" if worse == 1 else "are worse"),
+                (better, f"score{'s' * (better == 1)} higher on the test images"),
+            )
+            if count
+        ]
+        sentences.append(f"Of the {many(len(rest), 'further model')}, {listed(parts)}.")
+    if len(rest) == same == 1:
+        sentences[-1] = "The third cannot be told apart from the best either."
+    elif rest and same == len(rest):
+        sentences[-1] = f"None of the {len(rest):,} further models can be told apart from the best."
+    if better or (
+        following in against and differs(against[following]) and against[following]["difference"] < 0
+    ):
+        sentences.append(
+            f"The choice stays with {chooser(results)}: choosing by test would spoil the test score."
+        )
+    return sentences
+
+
+def _transfer(results: Mapping[str, Any], against: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Say what pretraining gained over the best reference, or that it did not."""
+    rows, best, order = results["rows"], results["best"], ranking(results)
+    references = [i for i in order if is_reference(rows[i])]
+    learned = [i for i in order if rows[i].get("kind") == "head"]
+    if not references:
+        return [
+            "The run holds no reference (raw pixels or random weights), so it does not show what "
+            "pretraining gained."
+        ]
+    if not learned and is_reference(rows[best]):
+        return ["Every row is a reference (raw pixels or random weights): nothing pretrained was tried."]
+    if is_reference(rows[best]):
+        return [_negative(results, against, learned[0])]
+    reference = references[0]
+    name = model_name(rows[reference], rows)
+    c = against.get(reference)
+    if c is None:
+        return [
+            f"By {chooser(results)} it reaches {cross_validated(rows[best])} against "
+            f"{cross_validated(rows[reference])} of the best reference, {name}; without a paired test on "
+            "held-out images the gain has no interval."
+        ]
+    if not differs(c):
+        return [
+            f"No gain from transfer could be shown: it cannot be told apart from the best reference, {name} "
+            f"(difference {figures(c)})."
+        ]
+    if c["difference"] > 0:
+        return [
+            f"Transfer gained {interval(c, key='difference')} in accuracy over the best reference, {name} "
+            f"({p_value(c.get('p_value'))})."
+        ]
+    return [
+        f"Negative transfer: on the test images the best reference, {name}, beats it "
+        f"(difference {figures(c)}); pretraining does not help on these images."
+    ]
+
+
+def _negative(results: Mapping[str, Any], against: Mapping[int, Mapping[str, Any]], learned: int) -> str:
+    """Say that the best row is a reference, and how sure that is."""
+    rows = results["rows"]
+    name = model_name(rows[learned], rows)
+    start = "Negative transfer: a reference, which learned nothing from other images, comes first, ahead of"
+    c = against.get(learned)
+    if c is None:
+        return f"{start} the best pretrained model, {name} ({cross_validated(rows[learned])})."
+    if differs(c) and c["difference"] > 0:
+        return f"{start} the best pretrained model, {name} (difference {figures(c)})."
+    if differs(c):
+        return (
+            f"A reference, which learned nothing from other images, comes first by {chooser(results)}, but "
+            f"the best pretrained model, {name}, scores higher on the test images (difference {figures(c)})."
+        )
+    return (
+        f"A reference, which learned nothing from other images, comes first; the best pretrained model, "
+        f"{name}, cannot be told apart from it (difference {figures(c)}): no gain from transfer was shown."
+    )
+
+
+def _finetuning(results: Mapping[str, Any], against: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    rows, best, order = results["rows"], results["best"], ranking(results)
+    if rows[best].get("kind") == "finetune":
+        others = [i for i in order if rows[i].get("kind") == "head" and i in against]
+        what = "The best frozen-embedding model"
+    else:
+        others = [i for i in order if rows[i].get("kind") == "finetune" and i in against]
+        what = "The fine-tuned baseline"
+    if not others:
+        return []
+    other = others[0]
+    c = against[other]
+    how = "cannot be told apart from the best"
+    if differs(c):
+        how = "is worse" if c["difference"] > 0 else "scores higher on the test images"
+    mine, theirs = seconds_of(rows[best]), seconds_of(rows[other])
+    cost = f"; it took {format_seconds(theirs)} against {format_seconds(mine)}" if mine and theirs else ""
+    return [f"{what}, {model_name(rows[other], rows)}, {how} (difference {figures(c)}){cost}."]
+
+
+def _gap(results: Mapping[str, Any]) -> list[str]:
+    row = results["rows"][results["best"]]
+    mean, accuracy = (row.get("cv") or {}).get("mean"), _accuracy(row)
+    high = accuracy.get("high")
+    if not is_number(mean) or not is_number(high) or mean <= high:
+        return []
+    return [
+        f"Its score by {chooser(results)}, {cross_validated(row)}, lies above the whole test interval, "
+        f"{interval(accuracy)}: trust the test score; the test images may differ from the training images, "
+        "or alike images (of one subject, one burst) stand in several folds."
+    ]
+
+
+def _audit(results: Mapping[str, Any]) -> list[str]:
+    findings = audit_findings(results["dataset"].get("audit") or {})
+    sentences = [f"The audit found: {'; '.join(findings)}."] if findings else []
+    clean = (results["rows"][results["best"]].get("test") or {}).get("accuracy_without_leaks")
+    if clean:
+        sentences.append(f"Without the test images that are in training, the accuracy is {interval(clean)}.")
+    return sentences
+
+
+def _reliability(results: Mapping[str, Any]) -> list[str]:
+    row = results["rows"][results["best"]]
+    sentences = []
+    n, accuracy = _n_test(results), _accuracy(row)
+    if accuracy and n:
+        if n < FEW_IMAGES:
+            sentences.append(f"With only {many(n, 'test image')}, its interval is wide.")
+        if caution := interval_caution(n, round((1 - accuracy["value"]) * n)):
+            sentences.append(f"Caution: {caution}.")
+    if skipped := len(results["dataset"].get("skipped") or []):
+        sentences.append(f"Besides, {many(skipped, 'image')} could not be used.")
+    if warnings := row.get("warnings"):
+        sentences.append(f"Of the best model's fit it must be known: {listed(map(plain, warnings))}.")
+    return sentences

@@ -1,0 +1,83 @@
+"""Write the report of a run, or one over several runs."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from featx.errors import FeatxError
+from featx.report.html import render_html
+from featx.report.markdown import render_markdown, render_markdown_runs
+from featx.report.runs import load_run
+
+RunPath = str | os.PathLike[str]
+
+
+def write_report(runs: RunPath | Sequence[RunPath], output: RunPath | None = None) -> Path:
+    """Draw ``report.html`` and ``report.md`` from run folders alone.
+
+    Parameters
+    ----------
+    runs : path or sequence of paths
+        Run folders, as ``featx fit -o RUN`` writes them. Several give one report with one table that
+        compares them.
+    output : path, optional
+        A folder, or a name that ends in ``.html`` (the Markdown then lies beside it). Default: into the run
+        folder; for several runs it must be given.
+
+    Returns
+    -------
+    Path
+        The HTML file: self-contained, it loads nothing from anywhere.
+
+    Raises
+    ------
+    FeatxError
+        If a folder is no run folder, if ``output`` is missing for several runs, or if it cannot be
+        written.
+
+    Examples
+    --------
+    >>> write_report(["monday", "tuesday"])
+    Traceback (most recent call last):
+        ...
+    featx.errors.FeatxError: 2 runs were given without an output; say where the report goes (-o FOLDER).
+    """
+    paths = [runs] if isinstance(runs, str | os.PathLike) else [*runs]
+    if not paths:
+        raise FeatxError("No run was given; give the folder that `featx fit -o RUN` wrote.")
+    if len(paths) > 1 and output is None:
+        raise FeatxError(
+            f"{len(paths)} runs were given without an output; say where the report goes (-o FOLDER)."
+        )
+    loaded = [load_run(path) for path in paths]
+    html = _html_path(loaded[0].path if output is None else Path(output))
+    if len(loaded) == 1:
+        markdown = render_markdown(loaded[0].results, loaded[0].predictions)
+    else:
+        markdown = render_markdown_runs(loaded)
+    _publish(html.with_suffix(".md"), markdown)
+    _publish(html, render_html(loaded))
+    return html
+
+
+def _html_path(output: Path) -> Path:
+    return output if output.suffix == ".html" and not output.is_dir() else output / "report.html"
+
+
+def _publish(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: whoever opens the report sees a whole one."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise FeatxError(
+            f"Cannot write {str(path)!r} ({error.strerror}); choose another place with -o."
+        ) from error

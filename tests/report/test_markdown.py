@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import re
+
+from featx.report.markdown import escape_markdown, render_markdown, render_markdown_runs
+from featx.report.runs import load_run
+
+
+def test_holds_the_numbers(run_folder):
+    run = load_run(run_folder)
+    text = render_markdown(run.results, run.predictions)
+    assert text.startswith("# hymenoptera\n")
+    assert "accuracy 0.941 [0.892, 0.969] on 153 test images" in text
+    assert "| 2 | mobilenet_v2 | adaptive_avg_pool2d:flatten | rbf-svm | C=0.1 | 0.962 ± 0.012 |" in text
+    assert "+0.261 [+0.190, +0.330], p &lt; 0.001" in text
+    assert "| 4 | pixels (reference) |" in text
+    assert "- Rank 2: C = 100 is the edge of the grid" in text
+    assert "| ROC AUC | 0.981 [0.962, 0.995] |" in text
+    # 66 of 70 ants are right; 5 bees were called ants: precision 66 / 71, F1 132 / 141.
+    assert "| ants | 66 of 70 | 0.943 [0.862, 0.978] | 0.930 | 0.936 |" in text
+    assert "| ants | 123 | 70 | 193 |" in text
+    assert "| all | 244 | 153 | 397 |" in text
+    assert "- test split: the source's own val split" in text
+    assert "```sh\nfeatx fit ants.h5 -o run\n```" in text
+    assert "- versions: scikit-learn=1.9.0" in text
+    assert "- seed: 0" in text
+    assert "- weights: mobilenet_v2: file mobilenet_v2.pth; mobilenet_v2: random, seed 0" in text
+
+
+def test_every_table_row_has_as_many_cells_as_its_heading(evil_folder):
+    run = load_run(evil_folder)
+    text = render_markdown(run.results, run.predictions)
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(tables) == 5
+    for table in tables:
+        widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1
+
+
+def test_names_start_no_markup(evil_folder):
+    run = load_run(evil_folder)
+    text = render_markdown(run.results, run.predictions)
+    outside_code = re.sub(r"^(````+)sh\n.*\n\1$", "", text, flags=re.MULTILINE)
+    assert "<script" not in outside_code
+    assert "&lt;script&gt;" in outside_code
+    assert "|a\nb" not in text
+    assert r"\$x^\$ \~\~b\~\~" in text
+    # A fence of four: the command holds three backticks.
+    assert re.search(r"^````sh\n.*``` -o x\n````$", text, flags=re.MULTILINE)
+
+
+def test_audit_with_examples(results):
+    results["dataset"]["audit"] = {
+        "duplicates": {"count": 7, "examples": [[f"test/{i}", f"train/{i}"] for i in range(7)]},
+        "near_duplicates": {"checked": False, "count": 0, "examples": []},
+        "small_classes": [{"label": "rare", "count": 3}],
+        "a_later_finding": 2,
+    }
+    text = render_markdown(results)
+    assert "too (test/0 = train/0, test/1 = train/1," in text
+    assert "test/4 = train/4 and 2 more)" in text
+    assert "- 1 class has fewer images to learn from than there are folds (rare: 3)" in text
+    assert "- a later finding: 2" in text
+    assert "- Near-duplicates were not looked for" in text
+
+
+def test_an_audit_without_findings(results):
+    assert "- No audit was made." in render_markdown(results)
+    results["dataset"]["audit"] = {"duplicates": {"count": 0, "examples": []}, "leaked_test": 0}
+    assert "- Nothing was found." in render_markdown(results)
+
+
+def test_without_predictions_the_table_by_class_is_left_out(results):
+    assert "66 of 70" not in render_markdown(results)
+
+
+def test_without_a_test_split(build):
+    text = render_markdown(build.results([build.row()], n_test=0))
+    assert "test accuracy" not in text
+    assert "0.950 ± 0.012" in text
+
+
+def test_a_long_quarantine_is_cut_and_counted(results):
+    results["dataset"]["skipped"] = [{"name": f"{i}.jpg", "reason": "broken"} for i in range(205)]
+    text = render_markdown(results)
+    assert "| 199.jpg | broken |" in text
+    assert "200.jpg" not in text
+    assert "5 more are in results.json." in text
+
+
+def test_several_runs(run_folder, build, tmp_path):
+    other = build.save(tmp_path / "other", build.results([build.row(cv=0.8, test=(0.79, 0.7, 0.86))]))
+    text = render_markdown_runs([load_run(run_folder), load_run(other)])
+    assert text.startswith("# 2 runs compared\n")
+    assert "| ants-run | hymenoptera | 153 | mobilenet_v2 |" in text
+    assert "| ants-run | hymenoptera | 153 | pixels (reference) |" in text
+    assert "| other | hymenoptera | 153 | mobilenet_v2 |" in text
+    assert "## other: hymenoptera" in text
+
+
+def test_escaping_keeps_names_readable():
+    assert escape_markdown("mobilenet_v2 0.9 [0.8, 1.0]") == "mobilenet_v2 0.9 [0.8, 1.0]"
+    assert escape_markdown("_a_ [x](y) #2") == r"\_a\_ \[x\](y) \#2"
+    assert escape_markdown("[0.8, 1.0](http://x)") == r"[0.8, 1.0\](http\://x)"

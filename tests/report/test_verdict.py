@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import pytest
+
+from featx.report.comparisons import against_best, differs
+from featx.report.verdict import verdict
+
+
+def text_of(results):
+    return " ".join(verdict(results))
+
+
+def test_win_over_the_reference(results):
+    first, *others = verdict(results)
+    assert first == (
+        "The best model by cross-validation is logistic regression on mobilenet_v2: "
+        "accuracy 0.941 [0.892, 0.969] on 153 test images."
+    )
+    assert (
+        "Transfer gained 0.261 [0.190, 0.330] in accuracy over the best reference, "
+        "logistic regression on pixels (p < 0.001)."
+    ) in others
+    assert (
+        "The next by cross-validation, RBF SVM on mobilenet_v2, cannot be told apart from it "
+        "(difference +0.019 [-0.006, +0.045], p = 0.25)."
+    ) in others
+    assert "Negative transfer" not in " ".join(others)
+    assert "above the whole test interval" not in " ".join(others)
+
+
+def test_no_gain_over_the_reference_is_said(results, build):
+    results["comparisons"][2] = build.comparison(3, 0.02, -0.01, 0.05, 0.3)
+    assert "No gain from transfer could be shown: it cannot be told apart from" in text_of(results)
+    assert "gained" not in text_of(results)
+
+
+def test_negative_transfer_when_a_reference_is_chosen(build):
+    rows = [
+        build.row(kind="reference", backbone="pixels", cv=0.9, test=(0.88, 0.82, 0.92), weights=""),
+        build.row(cv=0.7, test=(0.69, 0.61, 0.76)),
+    ]
+    results = build.results(rows, [build.comparison(1, 0.19, 0.1, 0.28, 1e-5)])
+    assert (
+        "Negative transfer: a reference, which learned nothing from other images, comes first, "
+        "ahead of the best pretrained model, logistic regression on mobilenet_v2 "
+        "(difference +0.190 [+0.100, +0.280], p < 0.001)."
+    ) in verdict(results)
+    assert "gained" not in text_of(results)
+
+
+def test_a_chosen_reference_that_is_no_better(build):
+    rows = [
+        build.row(kind="reference", backbone="pixels", cv=0.9, test=(0.88, 0.82, 0.92), weights=""),
+        build.row(cv=0.89, test=(0.87, 0.81, 0.91)),
+    ]
+    text = text_of(build.results(rows, [build.comparison(1, 0.01, -0.02, 0.04, 0.6)]))
+    assert "cannot be told apart from it (difference +0.010" in text
+    assert "no gain from transfer was shown" in text
+    assert "Negative transfer" not in text
+
+
+def test_negative_transfer_on_the_test_images(results, build):
+    results["comparisons"][2] = build.comparison(3, -0.1, -0.15, -0.05, 0.0001)
+    assert (
+        "Negative transfer: on the test images the best reference, logistic regression on pixels, beats it "
+        in (text_of(results))
+    )
+
+
+def test_without_a_reference_nothing_is_claimed_of_transfer(results):
+    results["rows"], results["comparisons"] = results["rows"][:3], results["comparisons"][:2]
+    assert "it does not show what pretraining gained" in text_of(results)
+
+
+def test_no_test_split(build):
+    rows = [
+        build.row(cv=0.95),
+        build.row(head="rbf-svm", cv=0.94),
+        build.row(kind="reference", backbone="pixels", cv=0.7, weights=""),
+    ]
+    text = text_of(build.results(rows, n_test=0))
+    assert "accuracy 0.950 ± 0.012 by cross-validation. There is no test split" in text
+    assert "was not tested, since no images were held out for that" in text
+    assert "it reaches 0.950 ± 0.012 against 0.700 ± 0.012 of the best reference" in text
+    assert "gained" not in text
+
+
+def test_single_row(build):
+    results = build.results([build.row(test=(0.9, 0.85, 0.96))])
+    assert verdict(results)[0].startswith(
+        "The only model of this run is logistic regression on mobilenet_v2: "
+    )
+    assert "next by" not in text_of(results)
+
+
+def test_gap_between_cross_validation_and_test(build):
+    results = build.results([build.row(cv=0.99, test=(0.8, 0.73, 0.86))])
+    assert (
+        "Its score by cross-validation, 0.990 ± 0.012, lies above the whole test interval, "
+        "0.800 [0.730, 0.860]"
+    ) in text_of(results)
+
+
+def test_the_tuning_split_is_named(build):
+    results = build.results([build.row(test=(0.9, 0.85, 0.96)), build.row(head="ridge", cv=0.8)])
+    results["dataset"]["splits"]["tuning"] = 80
+    for row in results["rows"]:
+        row["cv"] = {"mean": 0.9, "sd": 0.0, "folds": [0.9]}
+    text = text_of(results)
+    assert "The best model by the tuning split is" in text
+    assert "cross-validation" not in text
+    assert "± 0.000" not in text
+
+
+def test_p_values_are_corrected_for_their_number(build):
+    rows = [build.row(test=(0.9, 0.85, 0.96)), *(build.row(head=f"h{i}", cv=0.9 - i / 100) for i in range(4))]
+    # Each alone is under 0.05; of four, only the first survives Holm's correction.
+    p_values = [0.001, 0.03, 0.03, 0.03]
+    comparisons = [build.comparison(i, 0.02, 0.001, 0.04, p) for i, p in enumerate(p_values, start=1)]
+    results = build.results(rows, comparisons)
+    found = against_best(results)
+    assert found[1]["adjusted"] == pytest.approx(0.004)
+    assert found[2]["adjusted"] == pytest.approx(0.09)
+    text = text_of(results)
+    assert "h0 on mobilenet_v2, is worse (difference +0.020" in text
+    assert "None of the 3 further models can be told apart from the best." in text
+
+
+def test_a_model_that_is_better_on_test_does_not_become_the_choice(results, build):
+    results["comparisons"][1] = build.comparison(2, -0.04, -0.06, -0.02, 0.001)
+    text = text_of(results)
+    assert (
+        "RBF SVM on mobilenet_v2, scores higher on the test images (difference -0.040 [-0.060, -0.020]"
+        in text
+    )
+    assert "The choice stays with cross-validation: choosing by test would spoil the test score." in text
+
+
+def test_a_comparison_the_other_way_round_is_turned(build):
+    comparison = build.comparison(b=1, a=0, difference=0.1, low=0.05, high=0.2, p_value=0.01)
+    results = build.results([build.row(), build.row()], [comparison], best=1)
+    (found,) = against_best(results).values()
+    assert (found["a"], found["b"], found["difference"]) == (1, 0, -0.1)
+    assert (found["low"], found["high"]) == (-0.2, -0.05)
+
+
+def test_without_a_p_value_the_interval_decides():
+    assert differs({"difference": 0.1, "low": 0.05, "high": 0.2})
+    assert not differs({"difference": 0.1, "low": -0.05, "high": 0.2})
+    assert not differs({"difference": 0.1})
+
+
+def test_fine_tuning_is_compared_with_its_cost(results, build):
+    results["rows"].append(
+        build.row(kind="finetune", test=(0.95, 0.9, 0.98), seconds={"fit": 600.0}, head="", cv=0.96)
+    )
+    results["comparisons"].append(build.comparison(5, -0.009, -0.03, 0.012, 0.5))
+    assert (
+        "The fine-tuned baseline, fine-tuning on mobilenet_v2, cannot be told apart from the best "
+        "(difference -0.009 [-0.030, +0.012], p = 0.50); it took 10 min 00 s against 13 s."
+    ) in verdict(results)
+
+
+def test_audit_is_told(results):
+    results["dataset"]["audit"] = {
+        "duplicates": {"count": 3, "examples": [["test/a", "train/a"]]},
+        "near_duplicates": {"checked": True, "count": 0, "examples": []},
+        "conflicts": {"count": 1, "examples": [{"names": ["a", "b"], "labels": ["x", "y"]}]},
+        "leaked_test": 3,
+    }
+    results["rows"][0]["test"]["accuracy_without_leaks"] = {"value": 0.93, "low": 0.87, "high": 0.96}
+    text = text_of(results)
+    assert (
+        "The audit found: 3 test images are, byte for byte, in training too; "
+        "1 image stands under several labels."
+    ) in text
+    assert "Without the test images that are in training, the accuracy is 0.930 [0.870, 0.960]." in text
+
+
+def test_unreliable_intervals_are_told(build):
+    few = build.results([build.row(test=(0.9, 0.7, 0.97))], n_test=20)
+    assert "With only 20 test images, its interval is wide." in text_of(few)
+    near_one = build.results([build.row(test=(0.99, 0.97, 0.998))], n_test=200)
+    assert "Caution: only 2 of 200 test images are wrong" in text_of(near_one)
+    plenty = build.results([build.row(test=(0.9, 0.87, 0.92))], n_test=900)
+    assert "Caution" not in text_of(plenty)
+    assert "interval is wide" not in text_of(plenty)
+
+
+def test_skipped_images_and_warnings_are_told(results):
+    results["dataset"]["skipped"] = [{"name": "a", "reason": "b"}, {"name": "c", "reason": "d"}]
+    results["rows"][0]["warnings"] = ["lbfgs did not converge"]
+    text = text_of(results)
+    assert "Besides, 2 images could not be used." in text
+    assert "Of the best model's fit it must be known: lbfgs did not converge." in text
+
+
+def test_no_rows(build):
+    assert verdict(build.results([], [])) == ["No model could be chosen: the run holds no scored row."]
