@@ -1,0 +1,171 @@
+"""Taking a store elsewhere: NumPy, CSV or Parquet, written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import StoreError, UnknownNameError
+from featx.records import escape_name
+from featx.store.files import PlainFile, publish
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+    from featx.store.reader import FeatureStore
+
+__all__ = ["export"]
+
+_BLOCK_ROWS = 1024
+
+
+def export(store: FeatureStore, path: Path, *, overwrite: bool = False) -> Path:
+    """Write a store in the format that the suffix of ``path`` names.
+
+    ``.npz``
+        ``X`` for a store of one layer, ``X:NODE:POOL`` for each layer otherwise, in the stored
+        dtype; ``layers``, ``y``, ``names``, ``splits``, ``groups`` (fixed-width text), ``digests``
+        (n, 32) and ``phashes`` (n,). Loads without pickle.
+    ``.csv``
+        One line an image: ``name``, ``label``, ``split``, ``group``, then the features as
+        ``NODE:POOL[i]``, in as many digits as bring the same number back. UTF-8; stray bytes of a
+        file name are written as they are.
+    ``.parquet``
+        The same columns, each layer one fixed-size list of float32; names escaped where they are no
+        Unicode text. Needs pyarrow.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        Open.
+    path : Path
+        The file to write.
+    overwrite : bool, default=False
+        Replace the file if it is there.
+
+    Raises
+    ------
+    StoreError
+        If the suffix is another, the file exists, or pyarrow is missing.
+    """
+    writers: Mapping[str, Callable[[FeatureStore, io.BufferedWriter[_Stream]], None]] = {
+        ".npz": _write_npz,
+        ".csv": _write_csv,
+        ".parquet": _write_parquet,
+    }
+    suffix = path.suffix.lower()
+    if suffix not in writers:
+        raise UnknownNameError("export format", suffix or path.name, writers)
+    if os.path.lexists(path) and not overwrite:
+        raise StoreError(f"{path} exists; choose another output or remove it")
+    if path.exists() and path.samefile(store.path):
+        raise StoreError(f"{path} is the store itself; choose another output")
+    if suffix == ".parquet":
+        _pyarrow()
+    # Closed before the file is: a buffer left open would write to whatever has the descriptor next.
+    with publish(path) as file, io.BufferedWriter(_Stream(file), 1 << 20) as stream:
+        writers[suffix](store, stream)
+    return path
+
+
+def _write_npz(store: FeatureStore, stream: io.BufferedWriter[_Stream]) -> None:
+    names = [layer.name for layer in store.layers]
+    arrays: dict[str, NDArray[Any]] = {
+        "X" if len(names) == 1 else f"X:{name}": store.X(name) for name in names
+    }
+    texts: Mapping[str, Sequence[str] | NDArray[np.object_]] = {
+        "layers": names,
+        "y": store.y,
+        "names": store.names,
+        "splits": store.splits,
+        "groups": store.groups,
+    }
+    # Object arrays would be pickled; text of fixed width is not.
+    arrays |= {key: np.array(list(values), dtype=np.str_) for key, values in texts.items()}
+    arrays |= {"digests": store.digests, "phashes": store.phashes}
+    np.savez(stream, **arrays)  # type: ignore[arg-type,unused-ignore]
+
+
+def _write_csv(store: FeatureStore, stream: io.BufferedWriter[_Stream]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    heads = [f"{layer.name}[{column}]" for layer in store.layers for column in range(layer.dim)]
+    writer.writerow(["name", "label", "split", "group", *heads])
+    maps = [store.X(layer.name) for layer in store.layers]
+    for start, stop in _ranges(len(store)) or [(0, 0)]:
+        # NumPy's text of a float is the shortest that reads back as the same float.
+        blocks = [values[start:stop].astype(np.str_).tolist() for values in maps]
+        for row in range(start, stop):
+            features = [value for block in blocks for value in block[row - start]]
+            writer.writerow([store.names[row], store.y[row], store.splits[row], store.groups[row], *features])
+        stream.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        text.seek(0)
+        text.truncate()
+
+
+def _write_parquet(store: FeatureStore, stream: io.BufferedWriter[_Stream]) -> None:
+    arrow, parquet = _pyarrow()
+    texts: Mapping[str, Sequence[str] | NDArray[np.object_]] = {
+        "name": store.names,
+        "label": store.y,
+        "split": store.splits,
+        "group": store.groups,
+    }
+    fields = [(name, arrow.string()) for name in texts]
+    fields += [(layer.name, arrow.list_(arrow.float32(), layer.dim)) for layer in store.layers]
+    schema = arrow.schema(fields)
+    maps = {layer.name: store.X(layer.name) for layer in store.layers}
+    with parquet.ParquetWriter(stream, schema) as writer:
+        for start, stop in _ranges(len(store)):
+            columns = [
+                arrow.array([_unicode(value) for value in values[start:stop]]) for values in texts.values()
+            ]
+            for layer in store.layers:
+                flat = arrow.array(maps[layer.name][start:stop].astype(np.float32).reshape(-1))
+                columns.append(arrow.FixedSizeListArray.from_arrays(flat, layer.dim))
+            writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
+
+
+def _ranges(count: int) -> list[tuple[int, int]]:
+    return [(start, min(start + _BLOCK_ROWS, count)) for start in range(0, count, _BLOCK_ROWS)]
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return escape_name(text)
+    return text
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise StoreError(
+            "Parquet needs pyarrow, which is not installed; run `pip install featx[parquet]`"
+        ) from error
+    return pyarrow, pyarrow.parquet
+
+
+class _Stream(io.RawIOBase):
+    """Gives libraries that want a file object the plain writes of a file under construction."""
+
+    def __init__(self, file: PlainFile) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        return len(view)

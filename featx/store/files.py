@@ -1,0 +1,151 @@
+"""Writing files that are whole or not there, and disk errors that people understand.
+
+A file is written under a unique temporary name in its own directory, fsynced, renamed to its final
+name, and the directory is fsynced. uuid4 makes the name unique among processes, threads and hosts
+that share the directory. A failing fsync aborts and is never retried: after one failure the kernel
+may have dropped the dirty pages, and a second fsync would report success for data that is lost.
+
+Source: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from featx.errors import StoreError
+
+__all__ = ["TEMPORARY_SUFFIX", "PlainFile", "disk_errors", "publish", "remove_temporaries", "sync_directory"]
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextmanager
+def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
+    """Turn every :class:`OSError` of the block into a :class:`StoreError` that names the path.
+
+    Examples
+    --------
+    >>> with disk_errors(Path("a.h5")):  # doctest: +IGNORE_EXCEPTION_DETAIL
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    StoreError: Cannot write a.h5: No space left on device; free some space or choose another output ...
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            remedy = (
+                "free some space or choose another output; finished parts are kept and the run can be resumed"
+            )
+        elif error.errno in _FORBIDDEN:
+            remedy = f"choose a path where you may {doing}"
+        elif error.errno == errno.ENOENT:
+            remedy = "check the path"
+        else:
+            remedy = "check the disk, then run the same command again"
+        reason = error.strerror or str(error)
+        raise StoreError(f"Cannot {doing} {path}: {reason}; {remedy}") from error
+
+
+class PlainFile:
+    """A file under construction, written by plain sequential writes.
+
+    Parameters
+    ----------
+    descriptor : int
+        An open file descriptor.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.position = 0
+
+    def reserve(self, size: int) -> None:
+        """Ask the disk for ``size`` bytes now, so that a full disk is known before any work."""
+        if not hasattr(os, "posix_fallocate") or size <= 0:
+            return
+        try:
+            os.posix_fallocate(self._descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append all of ``data``."""
+        view = memoryview(data).cast("B")
+        while view:
+            count = os.write(self._descriptor, view)
+            self.position += count
+            view = view[count:]
+
+    def patch(self, offset: int, data: bytes) -> None:
+        """Overwrite what stands at ``offset``; the position for :meth:`write` is lost."""
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
+        self.write(data)
+
+
+@contextmanager
+def publish(path: Path) -> Iterator[PlainFile]:
+    """Write a file that appears under ``path`` whole, or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The final name; a file that is there is replaced.
+
+    Yields
+    ------
+    PlainFile
+        To be written by the block.
+
+    Raises
+    ------
+    StoreError
+        For every disk error; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}{TEMPORARY_SUFFIX}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    with disk_errors(path):
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            try:
+                yield PlainFile(descriptor)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)  # noqa: PTH105 - the name that fault injection knows
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to report
+                temporary.unlink()
+            raise
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable; does nothing where directories cannot be synced."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what a killed writer of ``path`` left under temporary names (only under its lock)."""
+    for entry in path.parent.iterdir():
+        if entry.name.startswith(f"{path.name}.") and entry.name.endswith(TEMPORARY_SUFFIX):
+            entry.unlink(missing_ok=True)

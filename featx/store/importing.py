@@ -1,0 +1,179 @@
+"""Embeddings that were computed elsewhere, brought into a store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import StoreError
+from featx.records import ImageRecord, LayerInfo, Space, StoreDtype, escape_name
+from featx.store.files import disk_errors
+from featx.store.locking import WriterLock
+from featx.store.schema import (
+    DIGEST_SIZE,
+    IndexRow,
+    check_layers,
+    images_table,
+    layer_of_name,
+    root_attributes,
+    skipped_table,
+)
+from featx.store.skeleton import write_file
+from featx.store.storefile import StoreFile
+
+__all__ = ["write_arrays"]
+
+_BLOCK_ROWS = 1024
+
+Values = Sequence[Any] | NDArray[Any]
+
+
+def write_arrays(
+    path: Path,
+    X: Mapping[str, NDArray[Any]],
+    *,
+    y: Values | None,
+    names: Sequence[str] | NDArray[Any] | None,
+    splits: Values | None,
+    groups: Values | None,
+    digests: NDArray[np.uint8] | None,
+    phashes: NDArray[np.uint64] | None,
+    backbone: str,
+    overwrite: bool,
+) -> None:
+    """Write a store of arrays; see :meth:`featx.store.reader.FeatureStore.from_arrays`.
+
+    The space has the provider ``"import"``, and the digest of its weights is the SHA-256 of all
+    layers' names, shapes and stored bytes.
+
+    Raises
+    ------
+    StoreError
+        If shapes do not agree, a value is not finite, or the path exists.
+    """
+    arrays = {name: np.asarray(values) for name, values in X.items()}
+    for name, values in arrays.items():
+        if values.ndim != 2 or values.dtype.kind not in "fiub":
+            raise StoreError(
+                f"X of layer {name!r} is {values.dtype} {values.shape}, expected numbers of shape (n, d)"
+            )
+    rows = {len(values) for values in arrays.values()}
+    if len(rows) != 1:
+        raise StoreError(f"The layers of X have {sorted(rows)} rows, expected one number of rows for all")
+    count = rows.pop()
+    half = all(values.dtype == np.float16 for values in arrays.values())
+    store_dtype: StoreDtype = "float16" if half else "float32"
+    dtype = np.dtype(store_dtype).newbyteorder("<")
+    layers = [layer_of_name(name, values.shape[1]) for name, values in arrays.items()]
+    check_layers(layers)
+    by_name = {layer.name: values for layer, values in zip(layers, arrays.values(), strict=True)}
+
+    def blocks(layer: LayerInfo) -> Iterable[NDArray[Any]]:
+        values = by_name[layer.name]
+        for start in range(0, count, _BLOCK_ROWS):
+            with np.errstate(over="ignore"):
+                block = np.ascontiguousarray(values[start : start + _BLOCK_ROWS], dtype=dtype)
+            bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+            if len(bad):
+                raise StoreError(
+                    f"Row {start + int(bad[0])} of layer {layer.name!r} holds NaN, infinity or more than "
+                    f"{store_dtype} can hold; remove the row or scale the embeddings"
+                )
+            yield block
+
+    images = _index(count, y, names, splits, groups, digests)
+    prints = _phashes(images, phashes)
+    table, columns = images_table(images, prints)
+    space = Space("import", backbone, {"digest": _digest(layers, blocks)}, {}, "none", "fp32", store_dtype)
+    path = Path(os.path.realpath(path))
+    _refuse(path, overwrite)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(path)
+    lock.acquire()
+    try:
+        _refuse(path, overwrite)
+        write_file(
+            path,
+            attributes=root_attributes(space, {"backbone": backbone, "layers": list(arrays)}, "import", {}),
+            tables={"images": table, "images/columns": columns, "skipped": skipped_table([])},
+            layers=layers,
+            rows=count,
+            dtype=dtype,
+            blocks=blocks,
+        )
+    finally:
+        lock.release()
+
+
+def _refuse(path: Path, overwrite: bool) -> None:
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise StoreError(f"{path} exists; choose another output, or replace a store with --overwrite")
+    StoreFile(path).close()
+
+
+def _digest(layers: Sequence[LayerInfo], blocks: Any) -> str:
+    digest = hashlib.sha256()
+    for layer in layers:
+        digest.update(f"{layer.name} {layer.dim}\n".encode("utf-8", "surrogateescape"))
+        for block in blocks(layer):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _index(
+    count: int,
+    y: Values | None,
+    names: Sequence[str] | NDArray[Any] | None,
+    splits: Values | None,
+    groups: Values | None,
+    digests: NDArray[np.uint8] | None,
+) -> list[IndexRow]:
+    labels, split_names, group_names = (
+        _texts(v, count, w) for v, w in ((y, "y"), (splits, "splits"), (groups, "groups"))
+    )
+    titles = [f"row-{row:06d}" for row in range(count)] if names is None else [str(name) for name in names]
+    if len(titles) != count:
+        raise StoreError(f"Got {len(titles)} names for {count} rows of X, expected one for each")
+    if len(set(titles)) != count:
+        twice = next(title for title in titles if titles.count(title) > 1)
+        raise StoreError(f"The name {escape_name(twice)!r} stands twice; names must differ")
+    if digests is None:
+        keys = [hashlib.sha256(os.fsencode(title)).digest() for title in titles]
+    else:
+        given = np.asarray(digests, np.uint8)
+        if given.shape != (count, DIGEST_SIZE):
+            raise StoreError(f"Got digests of shape {given.shape}, expected ({count}, {DIGEST_SIZE})")
+        keys = [row.tobytes() for row in given]
+    return [
+        IndexRow(ImageRecord(title, label or None, split or None, group or None), key)
+        for title, label, split, group, key in zip(
+            titles, labels, split_names, group_names, keys, strict=True
+        )
+    ]
+
+
+def _phashes(images: Sequence[IndexRow], phashes: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
+    if phashes is None:
+        return np.frombuffer(b"".join(image.digest[:8] for image in images), "<u8")
+    given = np.asarray(phashes, np.uint64)
+    if given.shape != (len(images),):
+        raise StoreError(f"Got phashes of shape {given.shape}, expected ({len(images)},)")
+    return given
+
+
+def _texts(values: Values | None, count: int, what: str) -> list[str]:
+    if values is None:
+        return [""] * count
+    texts = ["" if value is None else str(value) for value in values]
+    if len(texts) != count:
+        raise StoreError(f"Got {len(texts)} {what} for {count} rows of X, expected one for each")
+    return texts

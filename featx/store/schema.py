@@ -1,0 +1,299 @@
+r"""What stands in a featx file: groups, datasets, attributes, and how text is encoded.
+
+A **store** holds an image set and its embeddings, one row per image::
+
+    /           attributes: featx_format, featx_version, space, space_key, request, source, created,
+                seconds, peak_memory_bytes
+    /images/    name, digest (n, 32), size, mtime_ns, phash, label, split, group, columns/*
+    /features/  one dataset (n, d) per layer, NODE:POOL; attributes node, pool, dim
+    /skipped/   name, digest (m, 32), reason
+
+A **part** holds rows that are finished, one per digest, with the same attributes::
+
+    /rows/      digest (k, 32), phash
+    /features/  as above
+
+Text is a variable-length string. Names hold the bytes of :func:`os.fsencode`; all other text is
+UTF-8 in which stray bytes of a file name survive (``surrogateescape``). A missing label, split or
+group is the empty string, in the file and in the reader's arrays; in
+:class:`~featx.records.ImageRecord` it is None. The digest of an image that could not be read is
+all zeros in the file and ``b""`` in :class:`~featx.records.SkippedImage`. A column whose header
+holds ``/``, ``%`` or a NUL has these characters percent-encoded, since HDF5 makes a group of ``/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, get_args
+from urllib.parse import unquote
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import StoreError
+from featx.records import FORMAT_VERSION, ImageRecord, LayerInfo, Pooling, SkippedImage, Space, escape_name
+
+__all__ = [
+    "DIGEST_SIZE",
+    "TEXT",
+    "IndexRow",
+    "Table",
+    "check_layers",
+    "column_of_dataset",
+    "decode_text",
+    "digest_rows",
+    "images_table",
+    "layer_of_name",
+    "parse_attributes",
+    "root_attributes",
+    "skipped_table",
+]
+
+DIGEST_SIZE = 32
+"""Bytes of a SHA-256."""
+
+TEXT = h5py.string_dtype("utf-8")
+"""The dtype of every text dataset and attribute."""
+
+Text = list[bytes]
+Table = Mapping[str, "Text | NDArray[Any]"]
+"""Datasets of one group by name: a list of bytes is text."""
+
+TEXT_FIELDS = ("name", "label", "split", "group")
+NUMBER_FIELDS: Mapping[str, np.dtype[Any]] = {
+    "size": np.dtype("<i8"),
+    "mtime_ns": np.dtype("<i8"),
+    "phash": np.dtype("<u8"),
+}
+TEXT_ATTRIBUTES = ("featx_version", "space", "space_key", "request", "source", "created")
+NUMBER_ATTRIBUTES = ("featx_format", "seconds", "peak_memory_bytes")
+JSON_ATTRIBUTES = ("space", "request", "provenance")
+
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+
+
+class IndexRow(NamedTuple):
+    """One image of a store: its record and the SHA-256 of its encoded bytes (32 bytes)."""
+
+    record: ImageRecord
+    digest: bytes
+
+
+def check_layers(layers: Sequence[LayerInfo]) -> None:
+    """Refuse layers that cannot stand in one file: none, one twice, or a name that HDF5 would split.
+
+    Raises
+    ------
+    StoreError
+        Naming the layer.
+
+    Examples
+    --------
+    >>> check_layers([LayerInfo("layer4.1", "avg", 512)])
+    """
+    if not layers:
+        raise StoreError("A store needs at least one layer, got none; name a node of the network")
+    names = [layer.name for layer in layers]
+    for layer, name in zip(layers, names, strict=True):
+        if "/" in name or "\0" in name or not layer.node:
+            raise StoreError(f"A layer cannot be named {name!r} in HDF5; use a node's name without '/'")
+        if layer.dim < 1:
+            raise StoreError(
+                f"Layer {name!r} has {layer.dim} dimensions, expected at least 1; choose another layer"
+            )
+        if names.count(name) > 1:
+            raise StoreError(f"Layer {name!r} is named twice; name each layer once")
+
+
+def layer_of_name(name: str, dim: int, default: Pooling = "flatten") -> LayerInfo:
+    """Split ``NODE:POOL``; a name without a known pooling gets the default.
+
+    Examples
+    --------
+    >>> layer_of_name("layer4:avg", 512)
+    LayerInfo(node='layer4', pool='avg', dim=512)
+    >>> layer_of_name("mine", 8).name
+    'mine:flatten'
+    """
+    node, _, pool = name.rpartition(":")
+    if node and pool in POOLINGS:
+        return LayerInfo(node, pool, dim)
+    return LayerInfo(name, default, dim)
+
+
+def encode_text(text: str, what: str) -> bytes:
+    """Turn text into the bytes that a text dataset holds.
+
+    Raises
+    ------
+    StoreError
+        If the text holds a NUL, where HDF5 would cut it off.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise StoreError(f"The {what} {escape_name(text)!r} is no Unicode text; rename it") from None
+    if b"\0" in data:
+        raise StoreError(f"The {what} {escape_name(text)!r} holds a NUL character; remove it")
+    return data
+
+
+def decode_text(data: bytes) -> str:
+    r"""Undo :func:`encode_text`.
+
+    Examples
+    --------
+    >>> decode_text(encode_text("na\udcffme", "label")) == "na\udcffme"
+    True
+    """
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _encode_name(name: str) -> bytes:
+    try:
+        data = os.fsencode(name)
+    except UnicodeEncodeError:
+        data = b""
+    if not data or b"\0" in data:
+        raise StoreError(f"An image cannot be named {escape_name(name)!r}; rename it")
+    return data
+
+
+def _encode_all(texts: Iterable[str | None], what: str) -> Text:
+    return [encode_text(text or "", what) for text in texts]
+
+
+def _dataset_of_column(column: str) -> bytes:
+    quoted = re.sub(r"[%/\0]", lambda match: f"%{ord(match[0]):02X}", column)
+    # HDF5 reads "" and "." as the group itself; a lone "%" is nobody else's name.
+    return encode_text({"": "%", ".": "%2E"}.get(quoted, quoted), "column")
+
+
+def column_of_dataset(name: str) -> str:
+    """Undo the percent-encoding of a column's dataset name.
+
+    Examples
+    --------
+    >>> column_of_dataset("width%2Fheight")
+    'width/height'
+    """
+    return "" if name == "%" else unquote(name, errors="surrogateescape")
+
+
+def digest_rows(images: Sequence[IndexRow]) -> NDArray[np.uint8]:
+    """Digests of images as an array of shape (n, 32).
+
+    Raises
+    ------
+    StoreError
+        If one is no SHA-256.
+    """
+    for row in images:
+        if len(row.digest) != DIGEST_SIZE:
+            raise StoreError(
+                f"The digest of {escape_name(row.record.name)!r} has {len(row.digest)} bytes, expected the "
+                f"{DIGEST_SIZE} of a SHA-256; hash the image's encoded bytes"
+            )
+    return np.frombuffer(b"".join(row.digest for row in images), np.uint8).reshape(-1, DIGEST_SIZE)
+
+
+def images_table(images: Sequence[IndexRow], phashes: NDArray[np.uint64]) -> tuple[Table, Table]:
+    """Build ``/images`` and ``/images/columns`` from the rows of the index.
+
+    Parameters
+    ----------
+    images : sequence of IndexRow
+        In the order of the rows.
+    phashes : ndarray of shape (n,), uint64
+        Perceptual hashes.
+
+    Raises
+    ------
+    StoreError
+        If a digest is no SHA-256, a name stands twice, or a text cannot be stored.
+    """
+    records = [row.record for row in images]
+    seen: set[str] = set()
+    for record in records:
+        if record.name in seen:
+            raise StoreError(f"The name {escape_name(record.name)!r} stands twice; names must differ")
+        seen.add(record.name)
+    table: dict[str, Text | NDArray[Any]] = {
+        "name": [_encode_name(record.name) for record in records],
+        "digest": digest_rows(images),
+        "size": np.array([record.size for record in records], NUMBER_FIELDS["size"]),
+        "mtime_ns": np.array([record.mtime_ns for record in records], NUMBER_FIELDS["mtime_ns"]),
+        "phash": np.asarray(phashes, NUMBER_FIELDS["phash"]),
+        "label": _encode_all((record.label for record in records), "label"),
+        "split": _encode_all((record.split for record in records), "split"),
+        "group": _encode_all((record.group for record in records), "group"),
+    }
+    names = dict.fromkeys(name for record in records for name in record.columns)
+    columns = {
+        decode_text(_dataset_of_column(name)): _encode_all(
+            (r.columns.get(name) for r in records), "column value"
+        )
+        for name in names
+    }
+    return table, columns
+
+
+def skipped_table(skipped: Sequence[SkippedImage]) -> Table:
+    """Build ``/skipped``."""
+    digests = b"".join((image.digest or b"").ljust(DIGEST_SIZE, b"\0") for image in skipped)
+    return {
+        "name": [_encode_name(image.name) for image in skipped],
+        "digest": np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_SIZE),
+        "reason": [encode_text(image.reason.replace("\0", ""), "reason") for image in skipped],
+    }
+
+
+def root_attributes(
+    space: Space, request: Mapping[str, Any], source: str, provenance: Mapping[str, Any]
+) -> dict[str, bytes | int | float]:
+    """Build the attributes of ``/``.
+
+    Parameters
+    ----------
+    space : Space
+        What the embeddings are.
+    request : mapping
+        Arguments and versions, in types that JSON has.
+    source : str
+        Where the images came from.
+    provenance : mapping
+        ``seconds`` (float, default 0) and ``peak_memory_bytes`` (int, default 0); anything else is
+        kept as JSON in an attribute ``provenance``.
+    """
+    # Not imported: the package's own namespace knows every room, and this room must know none.
+    package = sys.modules[__name__.partition(".")[0]]
+    more = dict(provenance)
+    seconds, peak = float(more.pop("seconds", 0.0)), int(more.pop("peak_memory_bytes", 0))
+    attributes: dict[str, bytes | int | float] = {
+        "featx_format": FORMAT_VERSION,
+        "featx_version": str(getattr(package, "__version__", "unknown")).encode(),
+        "space": space.canonical.encode(),
+        "space_key": space.key.encode(),
+        "request": json.dumps(dict(request), sort_keys=True).encode(),
+        "source": encode_text(source, "source"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds").encode(),
+        "seconds": seconds,
+        "peak_memory_bytes": peak,
+    }
+    if more:
+        attributes["provenance"] = json.dumps(more, sort_keys=True).encode()
+    return attributes
+
+
+def parse_attributes(attributes: Mapping[str, str | int | float]) -> dict[str, Any]:
+    """Undo :func:`root_attributes`, as far as HDF5 does not: JSON becomes plain types."""
+    return {
+        name: json.loads(value) if isinstance(value, str) and name in JSON_ATTRIBUTES else value
+        for name, value in attributes.items()
+    }

@@ -1,0 +1,134 @@
+"""One open featx file, read safely: user block first, structure next, rows by plain reads."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import DamagedStoreError, NotAStoreError, StoreError
+from featx.store.checking import Contents, Region, inspect
+from featx.store.files import disk_errors
+from featx.store.schema import decode_text
+from featx.store.userblock import Header, check_bytes, read_header
+
+__all__ = ["StoreFile"]
+
+
+class StoreFile:
+    """A store or a part, open for reading.
+
+    The file stays the same one even if another is renamed over its path, since everything is read
+    through one descriptor, HDF5 included.
+
+    Parameters
+    ----------
+    path : Path
+        Must exist.
+
+    Raises
+    ------
+    StoreError
+        If it does not exist or cannot be opened.
+    NotAStoreError
+        If it is something else.
+    DamagedStoreError
+        If it is truncated, of another format, or holds what has no place in a store.
+    """
+
+    def __init__(self, path: Path, *, check: bool = False) -> None:
+        self.path = path
+        descriptor = _open(path)
+        self._close = weakref.finalize(self, os.close, descriptor)
+        self.raw = io.FileIO(descriptor, "rb", closefd=False)
+        try:
+            with disk_errors(path, "read"):
+                self.header: Header = read_header(self.raw, path)
+                if check:
+                    check_bytes(self.raw, path)
+                self.size = os.fstat(descriptor).st_size
+            with self.h5() as h5:
+                self.contents: Contents = inspect(h5, path, self.size)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; memory maps of it stay valid."""
+        self._close()
+
+    def require_open(self) -> None:
+        """Refuse to go on with a closed file.
+
+        Raises
+        ------
+        StoreError
+            If it has been closed.
+        """
+        if not self._close.alive:
+            raise StoreError(f"{self.path} has been closed; open it again with FeatureStore")
+
+    @contextmanager
+    def h5(self) -> Iterator[h5py.File]:
+        """Open the file with HDF5 for the time of the block."""
+        self.require_open()
+        try:
+            h5 = h5py.File(self.raw, "r")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DamagedStoreError(
+                f"{self.path} is damaged: HDF5 cannot open it ({error}); extract it again"
+            ) from error
+        try:
+            yield h5
+        finally:
+            h5.close()
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read a whole dataset of the index; text comes as an object array of bytes."""
+        with self.h5() as h5:
+            try:
+                values: NDArray[Any] = h5[name][()]
+            except (OSError, RuntimeError, ValueError) as error:
+                raise DamagedStoreError(
+                    f"{self.path} is damaged: {name} cannot be read ({error}); extract it again"
+                ) from error
+        return values
+
+    def read_text(self, name: str) -> NDArray[np.object_]:
+        """Read a text dataset as an object array of str."""
+        raw = self.read(name)
+        texts = np.empty(len(raw), dtype=object)
+        texts[:] = [decode_text(value) for value in raw]
+        return texts
+
+    def blocks(self, region: Region) -> Iterator[NDArray[Any]]:
+        """Read the rows of a layer in bounded blocks."""
+        with disk_errors(self.path, "read"):
+            yield from region.blocks(self.raw, self.path)
+
+
+def _open(path: Path) -> int:
+    with disk_errors(path, "read"):
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise StoreError(
+                    f"There is no store {path}; check the path, or make it with "
+                    f"`featx extract SOURCE -o {path}`"
+                ) from error
+            raise
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+            raise NotAStoreError(f"{path} exists and is {what}, no featx store; choose another path")
+        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from featx.errors import StoreError, UnknownNameError
+from featx.store.reader import FeatureStore
+
+
+def test_npz_holds_everything_and_needs_no_pickle(kit, path, tmp_path):
+    kit.awkward_store(path)
+    with FeatureStore(path) as store:
+        out = store.export(tmp_path / "out.npz")
+        with np.load(out, allow_pickle=False) as data:
+            assert data["names"].tolist() == store.names
+            assert data["y"].tolist() == store.y.tolist()
+            assert data["splits"].tolist() == store.splits.tolist()
+            assert data["groups"].tolist() == store.groups.tolist()
+            assert np.array_equal(data["digests"], store.digests)
+            assert np.array_equal(data["phashes"], store.phashes)
+            assert data["layers"].tolist() == ["layer4.1:avg", "classifier.4:flatten"]
+            assert data["X:layer4.1:avg"].dtype == np.float16
+            assert np.array_equal(data["X:classifier.4:flatten"], kit.expected(range(6), kit.flat))
+
+
+def test_npz_goes_round_into_a_store(kit, path, tmp_path):
+    kit.store(path, layers=[kit.avg])
+    with FeatureStore(path) as store:
+        store.export(tmp_path / "out.npz")
+        with np.load(tmp_path / "out.npz") as data:
+            again = FeatureStore.from_arrays(
+                tmp_path / "again.h5", data["X"], data["y"], data["names"], digests=data["digests"]
+            )
+        assert again.names == store.names
+        assert again.y.tolist() == store.y.tolist()
+        assert np.array_equal(again.digests, store.digests)
+        assert np.array_equal(again.X("imported"), store.X("layer4.1"))
+        again.verify()
+
+
+def test_csv_brings_the_same_numbers_back(kit, path, tmp_path):
+    kit.awkward_store(path)
+    with FeatureStore(path) as store:
+        out = store.export(tmp_path / "out.csv")
+        with out.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            head, *rows = csv.reader(file)
+        assert head[:6] == ["name", "label", "split", "group", "layer4.1:avg[0]", "layer4.1:avg[1]"]
+        assert len(head) == 4 + 5 + 3
+        assert [row[0] for row in rows] == store.names
+        assert [row[1] for row in rows] == store.y.tolist()
+        assert np.array_equal(np.array([row[4:9] for row in rows], np.float16), store.X("layer4.1"))
+        assert b"caf\xe9" in out.read_bytes()
+
+
+def test_many_rows_are_written_in_blocks(tmp_path):
+    X = np.random.default_rng(0).normal(size=(2500, 2)).astype(np.float32)
+    store = FeatureStore.from_arrays(tmp_path / "many.h5", X)
+    store.export(tmp_path / "many.csv")
+    back = np.loadtxt(tmp_path / "many.csv", delimiter=",", skiprows=1, usecols=(4, 5), dtype=np.float32)
+    assert np.array_equal(back, X)
+
+
+def test_parquet_has_the_same_rows(kit, path, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    kit.awkward_store(path)
+    with FeatureStore(path) as store:
+        table = parquet.read_table(store.export(tmp_path / "out.parquet"))
+        assert table["label"].to_pylist() == store.y.tolist()
+        assert table["name"].to_pylist()[:3] == store.names[:3]
+        assert "\\udce9" in table["name"].to_pylist()[3]
+        assert np.array_equal(np.array(table["layer4.1:avg"].to_pylist(), np.float16), store.X("layer4.1"))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(kit, path, tmp_path, monkeypatch):
+    kit.store(path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with FeatureStore(path) as store, pytest.raises(StoreError, match=r"pip install featx\[parquet\]"):
+        store.export(tmp_path / "out.parquet")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_other_formats_and_existing_files_are_refused(kit, path, tmp_path):
+    kit.store(path)
+    with FeatureStore(path) as store:
+        with pytest.raises(UnknownNameError, match=r"'\.npx'.*'\.npz'"):
+            store.export(tmp_path / "out.npx")
+        (tmp_path / "out.csv").write_text("mine")
+        with pytest.raises(StoreError, match="exists; choose another output"):
+            store.export(tmp_path / "out.csv")
+        assert (tmp_path / "out.csv").read_text() == "mine"
+        store.export(tmp_path / "out.csv", overwrite=True)
+        assert (tmp_path / "out.csv").read_text().startswith("name,")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+def test_a_full_disk_leaves_no_half_file(kit, path, tmp_path, monkeypatch, suffix):
+    kit.store(path)
+
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with FeatureStore(path) as store:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(StoreError, match="No space left"):
+            store.export(tmp_path / f"out{suffix}")
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
