@@ -250,8 +250,11 @@ def _reliability(results: Mapping[str, Any]) -> list[str]:
     if accuracy and n:
         if n < FEW_IMAGES:
             sentences.append(f"With only {many(n, 'test image')}, its interval is wide.")
-        if caution := interval_caution(n, round((1 - accuracy["value"]) * n)):
-            sentences.append(f"Caution: {caution}.")
+        groups = results["dataset"]["splits"].get("test_groups")
+        if caution := interval_caution(n, round((1 - accuracy["value"]) * n), groups):
+            # Wilson's interval, which ungrouped accuracies have, holds there too.
+            where = "Caution" if groups else "Caution with the intervals of the scores other than accuracy"
+            sentences.append(f"{where}: {caution}.")
     if skipped := len(results["dataset"].get("skipped") or []):
         sentences.append(f"Besides, {many(skipped, 'image')} could not be used.")
     if warnings := row.get("warnings"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from featx.errors import FeatxError
+from featx.files import disk_errors, publish
 from featx.report.html import render_html
 from featx.report.markdown import render_markdown, render_markdown_runs
 from featx.report.runs import load_run
@@ -58,26 +58,13 @@ def write_report(runs: RunPath | Sequence[RunPath], output: RunPath | None = Non
         markdown = render_markdown(loaded[0].results, loaded[0].predictions)
     else:
         markdown = render_markdown_runs(loaded)
-    _publish(html.with_suffix(".md"), markdown)
-    _publish(html, render_html(loaded))
+    with disk_errors(html):
+        html.parent.mkdir(parents=True, exist_ok=True)
+    for path, text in ((html.with_suffix(".md"), markdown), (html, render_html(loaded))):
+        with publish(path) as file:
+            file.write(text.encode())
     return html
 
 
 def _html_path(output: Path) -> Path:
     return output if output.suffix == ".html" and not output.is_dir() else output / "report.html"
-
-
-def _publish(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: whoever opens the report sees a whole one."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise FeatxError(
-            f"Cannot write {str(path)!r} ({error.strerror}); choose another place with -o."
-        ) from error

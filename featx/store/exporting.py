@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError, UnknownNameError
+from featx.files import PlainFile, publish
 from featx.records import escape_name
-from featx.store.files import PlainFile, publish
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

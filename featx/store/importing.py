@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError
+from featx.files import disk_errors
 from featx.records import ImageRecord, LayerInfo, Space, StoreDtype, escape_name
-from featx.store.files import disk_errors
 from featx.store.locking import WriterLock
 from featx.store.schema import (
     DIGEST_SIZE,

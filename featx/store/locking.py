@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from featx.errors import StoreLockedError
-from featx.store.files import disk_errors
+from featx.files import disk_errors
 
 try:
     import fcntl

@@ -19,9 +19,9 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.files import disk_errors
 from featx.records import LayerInfo, Space
 from featx.store.checking import Region
-from featx.store.files import disk_errors
 from featx.store.schema import DIGEST_SIZE, check_layers, root_attributes
 from featx.store.skeleton import write_file
 from featx.store.storefile import StoreFile

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DamagedStoreError, NotAStoreError, UnknownNameError
+from featx.files import disk_errors
 from featx.records import ImageRecord, LayerInfo, SkippedImage, Space
 from featx.store.checking import Region
-from featx.store.files import disk_errors
 from featx.store.schema import column_of_dataset
 from featx.store.storefile import StoreFile
 from featx.store.userblock import check_bytes

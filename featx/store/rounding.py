@@ -1,17 +1,26 @@
-"""What rounding to the stored dtype costs."""
+"""Rounding to the stored dtype, and what it may cost: an embedding is never stored as something else."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from featx.errors import OverflowStoreError, StoreError
 
-def share_lost(rows: NDArray[np.float32], dtype: DTypeLike) -> NDArray[np.float64]:
+__all__ = ["MOST_LOST", "round_rows", "share_lost"]
+
+MOST_LOST = 0.01
+"""Relative error of a row beyond which it is not stored; a normal float16 number is off by 2⁻¹¹ at most."""
+
+
+def share_lost(rows: NDArray[np.floating[Any]], dtype: DTypeLike) -> NDArray[np.float64]:
     """Give the relative L2 error of each row when it is stored in ``dtype``.
 
     Parameters
     ----------
-    rows : ndarray of float32, (n, dim)
+    rows : ndarray of float, (n, dim)
     dtype : dtype
         Such as float16, whose range ends at 65504 and whose smallest number is 6e-8.
 
@@ -30,4 +39,48 @@ def share_lost(rows: NDArray[np.float32], dtype: DTypeLike) -> NDArray[np.float6
         stored = rows.astype(dtype).astype(np.float64)
     norm = np.linalg.norm(exact, axis=1)
     error = np.linalg.norm(stored - exact, axis=1)
-    return np.divide(error, norm, out=np.zeros_like(norm), where=norm > 0)
+    return np.asarray(np.divide(error, norm, out=np.zeros_like(norm), where=norm > 0))
+
+
+def round_rows(
+    values: NDArray[np.floating[Any]], dtype: np.dtype[Any], layer: str, digests: NDArray[np.uint8]
+) -> NDArray[Any]:
+    """Round rows to the stored dtype, or refuse.
+
+    Parameters
+    ----------
+    values : ndarray of float, (k, dim)
+    dtype : dtype
+        float16 or float32.
+    layer : str
+        For the message.
+    digests : ndarray of uint8, (k, 32)
+        For the message.
+
+    Raises
+    ------
+    OverflowStoreError
+        If a value is too large, or a row so small that more than 1 % of it would be lost.
+    StoreError
+        If a value is NaN or infinite.
+    """
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise StoreError(
+            f"Layer {layer!r} of image {_digest(digests, ~finite)} holds NaN or infinity; "
+            "skip this image instead"
+        )
+    lost = share_lost(values, dtype) > MOST_LOST
+    if lost.any():
+        row = np.abs(values[int(lost.argmax())])
+        limits = np.finfo(dtype)
+        raise OverflowStoreError(
+            f"Layer {layer!r} of image {_digest(digests, lost)} reaches {float(row.max()):.6g}, "
+            f"out of the range of {dtype.name} ({float(limits.smallest_subnormal):.0e} to "
+            f"{float(limits.max):.6g}); use --store-dtype float32"
+        )
+    return np.array(values, dtype=dtype, order="C")
+
+
+def _digest(digests: NDArray[np.uint8], which: NDArray[np.bool_]) -> str:
+    return f"{digests[int(which.argmax())].tobytes().hex()[:16]}…"

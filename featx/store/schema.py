@@ -26,7 +26,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, get_args
@@ -36,6 +35,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featx import __version__
 from featx.errors import StoreError
 from featx.records import FORMAT_VERSION, ImageRecord, LayerInfo, Pooling, SkippedImage, Space, escape_name
 
@@ -271,13 +271,11 @@ def root_attributes(
         ``seconds`` (float, default 0) and ``peak_memory_bytes`` (int, default 0); anything else is
         kept as JSON in an attribute ``provenance``.
     """
-    # Not imported: the package's own namespace knows every room, and this room must know none.
-    package = sys.modules[__name__.partition(".")[0]]
     more = dict(provenance)
     seconds, peak = float(more.pop("seconds", 0.0)), int(more.pop("peak_memory_bytes", 0))
     attributes: dict[str, bytes | int | float] = {
         "featx_format": FORMAT_VERSION,
-        "featx_version": str(getattr(package, "__version__", "unknown")).encode(),
+        "featx_version": __version__.encode(),
         "space": space.canonical.encode(),
         "space_key": space.key.encode(),
         "request": json.dumps(dict(request), sort_keys=True).encode(),

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError
+from featx.files import PlainFile, publish
 from featx.records import FORMAT_VERSION, LayerInfo
-from featx.store.files import PlainFile, publish
 from featx.store.schema import TEXT, Table
 from featx.store.userblock import SIZE, Header, pack_header
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DamagedStoreError, NotAStoreError, StoreError
+from featx.files import disk_errors
 from featx.store.checking import Contents, Region, inspect
-from featx.store.files import disk_errors
 from featx.store.schema import decode_text
 from featx.store.userblock import Header, check_bytes, read_header
 

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from featx.errors import (
     DamagedStoreError,
     NotAStoreError,
-    OverflowStoreError,
     SpaceMismatchError,
     StoreError,
 )
+from featx.files import disk_errors, remove_temporaries, sync_directory
 from featx.records import LayerInfo, SkippedImage, Space, escape_name
-from featx.store.files import disk_errors, remove_temporaries, sync_directory
 from featx.store.locking import WriterLock
 from featx.store.parts import OpenFiles, RowIndex, RowSource, gather, part_number, write_part
+from featx.store.rounding import round_rows
 from featx.store.schema import (
     DIGEST_SIZE,
     IndexRow,
@@ -318,23 +318,7 @@ class StoreWriter:
                 f"Layer {layer.name!r} got rows of shape {values.shape}, expected "
                 f"({len(digests)}, {layer.dim})"
             )
-        with np.errstate(over="ignore", invalid="ignore"):
-            cast = np.array(values, dtype=self._dtype, order="C")
-        bad = ~np.isfinite(cast).all(axis=1)
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            digest = digests[row].tobytes().hex()[:16]
-            if not np.isfinite(values[row]).all():
-                raise StoreError(
-                    f"Layer {layer.name!r} of image {digest}… holds NaN or infinity; skip this image instead"
-                )
-            largest = float(np.abs(values[row]).max())
-            raise OverflowStoreError(
-                f"Layer {layer.name!r} of image {digest}… reaches {largest:.6g}, more than "
-                f"{np.finfo(self._dtype).max:.6g}, the largest {self.space.store_dtype}; "
-                "use --store-dtype float32"
-            )
-        return cast
+        return round_rows(values, self._dtype, layer.name, digests)
 
     def _reset_buffer(self) -> None:
         self._digests: list[NDArray[np.uint8]] = []

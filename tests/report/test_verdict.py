@@ -181,7 +181,7 @@ def test_unreliable_intervals_are_told(build):
     few = build.results([build.row(test=(0.9, 0.7, 0.97))], n_test=20)
     assert "With only 20 test images, its interval is wide." in text_of(few)
     near_one = build.results([build.row(test=(0.99, 0.97, 0.998))], n_test=200)
-    assert "Caution: only 2 of 200 test images are wrong" in text_of(near_one)
+    assert "other than accuracy: only 2 of 200 test images are wrong" in text_of(near_one)
     plenty = build.results([build.row(test=(0.9, 0.87, 0.92))], n_test=900)
     assert "Caution" not in text_of(plenty)
     assert "interval is wide" not in text_of(plenty)

@@ -63,7 +63,7 @@ def test_a_failed_write_leaves_the_old_report_and_no_rest(run_folder, monkeypatc
 
 
 def test_output_below_a_file_is_an_error(run_folder):
-    with pytest.raises(FeatxError, match="choose another place with -o"):
+    with pytest.raises(FeatxError, match="Not a directory; check the path"):
         write_report(run_folder, run_folder / "results.json" / "deeper")
 
 

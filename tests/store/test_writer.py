@@ -250,7 +250,7 @@ def test_a_value_beyond_float16_names_the_remedy(kit, path):
     digests, phashes, features = kit.rows([1, 2])
     features["layer4.1:avg"][1, 2] = 70000.0
     with kit.writer(path) as writer:
-        text = "layer4.1:avg.*reaches 70000, more than 65504.*--store-dtype float32"
+        text = "layer4.1:avg.*reaches 70000, out of the range of float16.*--store-dtype float32"
         with pytest.raises(OverflowStoreError, match=text):
             writer.add(digests, phashes, features)
         writer.flush()

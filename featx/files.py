@@ -37,18 +37,16 @@ def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
     >>> with disk_errors(Path("a.h5")):  # doctest: +IGNORE_EXCEPTION_DETAIL
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
-    StoreError: Cannot write a.h5: No space left on device; free some space or choose another output ...
+    StoreError: Cannot write a.h5: No space left on device; free space or choose another output ...
     """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            remedy = (
-                "free some space or choose another output; finished parts are kept and the run can be resumed"
-            )
+            remedy = "free space or choose another output; what was finished is kept, the run can be resumed"
         elif error.errno in _FORBIDDEN:
             remedy = f"choose a path where you may {doing}"
-        elif error.errno == errno.ENOENT:
+        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
             remedy = "check the path"
         else:
             remedy = "check the disk, then run the same command again"

@@ -5,9 +5,14 @@ import os
 
 import pytest
 
+from featx import files
 from featx.errors import StoreError
-from featx.store import files
-from featx.store.files import disk_errors, publish
+from featx.files import disk_errors, publish
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "photos.h5"
 
 
 def test_a_file_appears_whole_and_only_at_the_end(path):
@@ -64,7 +69,7 @@ def test_space_is_asked_for_before_the_work(path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(StoreError, match="free some space"), publish(path) as file:
+    with pytest.raises(StoreError, match="free space"), publish(path) as file:
         file.reserve(10**9)
 
 
@@ -82,8 +87,8 @@ def test_a_disk_that_cannot_reserve_is_written_all_the_same(path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [
-        (errno.ENOSPC, "free some space"),
-        (errno.EDQUOT, "free some space"),
+        (errno.ENOSPC, "free space"),
+        (errno.EDQUOT, "free space"),
         (errno.EACCES, "where you may write"),
         (errno.EROFS, "where you may write"),
         (errno.ENOENT, "check the path"),
