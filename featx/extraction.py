@@ -1,0 +1,392 @@
+"""Images × backbone → store: every image goes once through the frozen network.
+
+Nothing here imports torch before a network is needed, so that an unchanged folder is answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from featx.embedding import EmbeddedBatch, choose_preprocess, embed, parse_layer, space_of
+from featx.environment import environment, peak_memory_bytes
+from featx.errors import ImageError, StoreError, TooManySkippedError
+from featx.images.decoding import POLICY
+from featx.images.sources import Source, SourceLike, list_images, open_source
+from featx.records import (
+    ExtractionSummary,
+    ImageRecord,
+    LayerSpec,
+    Precision,
+    Preprocess,
+    Progress,
+    ProgressCallback,
+    Resize,
+    SkippedImage,
+    StoreDtype,
+    escape_name,
+)
+from featx.store.reader import FeatureStore
+from featx.store.rounding import share_lost
+from featx.store.writer import IndexRow, StoreWriter
+
+if TYPE_CHECKING:
+    from featx.backbones.network import Network
+
+DEFAULT_BACKBONE = "resnet50"
+DEFAULT_MAX_SKIP = 0.1
+TRIAL_IMAGES = 4
+TRIAL_LOSS = 0.002
+"""Relative error of a row that rounding to float16 may cost: 2⁻¹¹ for a normal number, with some room."""
+
+
+def extract(
+    source: SourceLike,
+    store: str | os.PathLike[str],
+    *,
+    backbone: str = DEFAULT_BACKBONE,
+    weights: str | os.PathLike[str] = "default",
+    layers: Sequence[str | LayerSpec] = (),
+    preprocess: str | Preprocess | None = None,
+    resize: Resize | None = None,
+    image_size: int | None = None,
+    precision: Precision | Literal["auto"] = "auto",
+    store_dtype: StoreDtype | Literal["auto"] = "auto",
+    device: str = "auto",
+    batch_size: int | Literal["auto"] = "auto",
+    workers: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    strict: bool = False,
+    max_skip: float = DEFAULT_MAX_SKIP,
+    rehash: bool = False,
+    overwrite: bool = False,
+    on_progress: ProgressCallback | None = None,
+) -> FeatureStore:
+    """Embed every image of a source and keep the embeddings in a store.
+
+    Run again, it computes only what the store does not hold yet; if nothing changed, it returns
+    without loading torch.
+
+    Parameters
+    ----------
+    source : path, sequence or ndarray
+        See :func:`featx.images.sources.open_source`.
+    store : path
+        The HDF5 file to write, usually ``something.h5``.
+    backbone : str, default="resnet50"
+        One of :func:`featx.list_backbones`.
+    weights : {"default", "none"} or path
+        The network's own best weights, seeded random ones, or a ``.pth`` or ``.safetensors`` file.
+    layers : sequence of str or LayerSpec
+        Nodes as ``NODE`` or ``NODE:POOL``; empty for the penultimate one.
+    preprocess : str, Preprocess or None
+        The name of a backbone whose record is used, or a record; None for the weights' own.
+    resize : {"crop", "squash", "pad"} or None
+    image_size : int or None
+        Side of the network's input in pixels.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        What the network computes in; ``auto`` is bf16 where the hardware has units for it, and what
+        an existing store has.
+    store_dtype : {"auto", "float16", "float32"}
+        What the rows are stored in; ``auto`` is what an existing store has, else float16, unless a few
+        of the images show that its range does not hold these embeddings.
+    device : str, default="auto"
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    batch_size, workers : int or "auto"
+        Images per forward pass; threads that decode.
+    seed : int
+        For ``weights="none"``.
+    strict : bool, default=False
+        Stop at the first image that cannot be used.
+    max_skip : float, default=0.1
+        Share of the images that may be skipped.
+    rehash : bool, default=False
+        Read every file again, even where size and time of change are those of the store.
+    overwrite : bool, default=False
+        Replace a store of another space.
+    on_progress : callable, optional
+        Called with a :class:`featx.records.Progress`.
+
+    Returns
+    -------
+    FeatureStore
+        Its ``summary`` says what was computed and what was reused.
+
+    Raises
+    ------
+    SourceError, BackboneError, WeightsError, StoreError, TooManySkippedError, ImageError
+
+    Examples
+    --------
+    >>> import numpy as np, featx, tempfile
+    >>> images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    >>> store = featx.extract(images, tempfile.mkdtemp() + "/x.h5", backbone="pixels")
+    >>> store.X("flatten").shape
+    (3, 3072)
+    """
+    started = time.perf_counter()
+    path = Path(store)
+    opened = open_source(source)
+    records = list_images(opened)
+    specs = [parse_layer(layer) for layer in layers]
+    request = _request(backbone, weights, specs, preprocess, resize, image_size, precision, store_dtype, seed)
+
+    before = _existing(path) if not overwrite else None
+    if before is not None:
+        if not rehash and _unchanged(before, request, opened, records):
+            seconds = time.perf_counter() - started
+            before.summary = ExtractionSummary(0, len(before), len(before.skipped), seconds)
+            return before
+        if precision == "auto":
+            precision = before.space.precision
+        if store_dtype == "auto":
+            store_dtype = before.space.store_dtype
+
+    # Late, because it loads torch.
+    from featx.backbones.network import load_network
+
+    network = load_network(
+        backbone,
+        weights=weights,
+        layers=specs,
+        precision=precision,
+        device=device,
+        seed=seed,
+        preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
+    )
+    if store_dtype == "auto":
+        store_dtype = _choose_store_dtype(network, opened, records)
+    space = space_of(network, store_dtype)
+    writer = StoreWriter(
+        path,
+        space,
+        network.layers,
+        request=request | {"versions": environment()["versions"]},
+        source=opened.location,
+        overwrite=overwrite,
+    )
+    with writer:
+        job = _Job(writer, records, max_skip, strict, on_progress)
+        trusted = {} if rehash or before is None else _trusted(before)
+        batches = embed(
+            network,
+            opened,
+            records,
+            batch_size=batch_size,
+            workers=workers,
+            claim=job.claim,
+            trusted=trusted,
+        )
+        for batch in batches:
+            job.take(batch)
+        images, skipped = job.result()
+        if before is not None:
+            before.close()
+        seconds = time.perf_counter() - started
+        writer.finish(
+            images,
+            skipped,
+            {
+                "seconds": seconds + writer.earlier_seconds,
+                "peak_memory_bytes": peak_memory_bytes(),
+            },
+        )
+    result = FeatureStore(path)
+    result.summary = ExtractionSummary(
+        job.computed,
+        len(images) - job.computed,
+        len(skipped),
+        seconds,
+        (*network.notes, *writer.notes),
+    )
+    return result
+
+
+class _Job:
+    """Bookkeeping of one extraction: who has a row, who was skipped, how far it is."""
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        records: Sequence[ImageRecord],
+        max_skip: float,
+        strict: bool,
+        on_progress: ProgressCallback | None,
+    ) -> None:
+        self._writer = writer
+        self._records = records
+        self._max_skip = max_skip
+        self._strict = strict
+        self._on_progress = on_progress
+        self._digests = np.zeros((len(records), 32), np.uint8)
+        self._reasons: dict[int, str] = {}
+        self._bad: dict[bytes, str] = {}
+        self._claimed: set[bytes] = set()
+        self._lock = Lock()
+        self._done = 0
+        self.computed = 0
+
+    def claim(self, digest: bytes) -> bool:
+        """Whether this image has to be computed: it has no row, and nobody is at it."""
+        with self._lock:
+            if digest in self._writer.known or digest in self._claimed:
+                return False
+            self._claimed.add(digest)
+            return True
+
+    def take(self, batch: EmbeddedBatch) -> None:
+        """Hand rows to the writer, note what has none."""
+        if batch.indices:
+            self._writer.add(batch.digests, batch.phashes, batch.features)
+            self._digests[batch.indices] = batch.digests
+            self.computed += len(batch.indices)
+        for item in batch.others:
+            if item.digest:
+                self._digests[item.index] = np.frombuffer(item.digest, np.uint8)
+            if item.reason:
+                self._skip(item.index, item.digest, item.reason)
+        self._done += len(batch.indices) + len(batch.others)
+        if self._on_progress is not None:
+            self._on_progress(Progress("embed", self._done, len(self._records)))
+
+    def result(self) -> tuple[list[IndexRow], list[SkippedImage]]:
+        """Rows of the index in the order of the source, and the quarantine."""
+        images, skipped = [], []
+        for index, record in enumerate(self._records):
+            digest = self._digests[index].tobytes()
+            reason = self._reasons.get(index) or self._bad.get(digest, "")
+            if reason:
+                skipped.append(SkippedImage(record.name, digest if any(digest) else b"", reason))
+            else:
+                images.append(IndexRow(record, digest))
+        self._check(len(skipped))
+        if not images:
+            raise TooManySkippedError(
+                f"None of the {len(self._records)} files could be used; the first, "
+                f"{escape_name(skipped[0].name)}: {skipped[0].reason}"
+            )
+        return images, skipped
+
+    def _skip(self, index: int, digest: bytes, reason: str) -> None:
+        self._reasons[index] = reason
+        if digest:
+            self._bad[digest] = reason
+        if self._strict:
+            raise ImageError(
+                f"{escape_name(self._records[index].name)}: {reason} (without --strict it would be skipped)"
+            )
+        self._check(len(self._reasons))
+
+    def _check(self, n_skipped: int) -> None:
+        if n_skipped > self._max_skip * len(self._records):
+            index, reason = next(iter(self._reasons.items()))
+            raise TooManySkippedError(
+                f"{n_skipped} of {len(self._records)} images cannot be used, more than --max-skip "
+                f"{self._max_skip:g} allows; the first, {escape_name(self._records[index].name)}: {reason}. "
+                "Mend the files, or raise --max-skip; what was computed is kept."
+            )
+
+
+def _choose_store_dtype(network: Network, source: Source, records: Sequence[ImageRecord]) -> StoreDtype:
+    """Try a few images: float16 where it holds their embeddings, float32 where it does not.
+
+    A network with random weights easily gives values of 1e-9, which float16 would store as zeros.
+    """
+    trial = next(embed(network, source, records[:TRIAL_IMAGES], batch_size=TRIAL_IMAGES))
+    lost = [share_lost(rows, np.float16).max(initial=0) for rows in trial.features.values()]
+    return "float16" if max(lost, default=0) < TRIAL_LOSS else "float32"
+
+
+def _existing(path: Path) -> FeatureStore | None:
+    """Open the store at ``path`` if it is one; what else lies there is the writer's concern."""
+    if not path.exists():
+        return None
+    try:
+        return FeatureStore(path)
+    except StoreError:
+        return None
+
+
+def _request(
+    backbone: str,
+    weights: str | os.PathLike[str],
+    layers: Sequence[LayerSpec],
+    preprocess: str | Preprocess | None,
+    resize: Resize | None,
+    image_size: int | None,
+    precision: str,
+    store_dtype: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Describe what was asked for, in plain types: equal requests give equal spaces."""
+    asked: dict[str, Any] = {"spec": os.fspath(weights)}
+    if asked["spec"] not in ("default", "none"):
+        path = Path(weights)
+        if path.is_file():
+            status = path.stat()
+            asked = {
+                "spec": str(path.resolve()),
+                "size": status.st_size,
+                "mtime_ns": status.st_mtime_ns,
+            }
+    return {
+        "backbone": backbone,
+        "weights": asked,
+        "layers": [f"{layer.node}:{layer.pool}" if layer.pool else layer.node for layer in layers],
+        "preprocess": preprocess.to_json() if isinstance(preprocess, Preprocess) else preprocess,
+        "resize": resize,
+        "image_size": image_size,
+        "precision": precision,
+        "store_dtype": store_dtype,
+        "seed": seed,
+    }
+
+
+def _unchanged(
+    store: FeatureStore, request: dict[str, Any], source: Source, records: Sequence[ImageRecord]
+) -> bool:
+    """Whether the store already is the answer, as far as names, sizes and times can tell."""
+    stored = dict(store.meta["request"])
+    asked = dict(request)
+    layers_now, layers_then = asked.pop("layers"), stored.pop("layers", None)
+    present = {layer.name for layer in store.layers}
+    if layers_now != layers_then and not (layers_now and set(layers_now) <= present):
+        return False
+    if any(stored.get(field) != value for field, value in asked.items()):
+        return False
+    if store.space.decoding != POLICY or store.meta["source"] != source.location:
+        return False
+    skipped = {item.name: item for item in store.skipped}
+    kept = [record for record in records if record.name not in skipped]
+    if len(kept) != len(store) or len(records) != len(store) + len(skipped):
+        return False
+    if any(record.size < 0 for record in records):
+        return False  # arrays have no time of change
+    return kept == store.records and all(
+        _same_bytes(source, record, skipped[record.name].digest)
+        for record in records
+        if record.name in skipped
+    )
+
+
+def _same_bytes(source: Source, record: ImageRecord, digest: bytes) -> bool:
+    from featx.images.loading import digest_of
+
+    try:
+        return digest_of(source.read(record)) == digest
+    except OSError:
+        return digest == b""
+
+
+def _trusted(store: FeatureStore) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        record.name: (record.size, record.mtime_ns, digest.tobytes())
+        for record, digest in zip(store.records, store.digests, strict=True)
+        if record.size >= 0
+    }
