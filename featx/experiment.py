@@ -1,0 +1,245 @@
+"""Stores × heads × splits → results and a run folder.
+
+:func:`fit` needs neither the images nor torch: everything it looks at lies in the stores. Only the
+last step, writing ``model.featx``, loads skops (and with it torch, where torch is installed); by then
+the caller has the results and ``results.json`` is on the disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.dataset import LabelledSet, open_dataset
+from featx.environment import environment, peak_memory_bytes
+from featx.errors import DatasetError
+from featx.heads.catalog import DEFAULT_HEADS, Head, find_head
+from featx.heads.search import Tuned, tune
+from featx.protocol import Plan, describe_dataset, make_plan
+from featx.records import LayerInfo, Progress, ProgressCallback, ResultRow, Score, escape_name
+from featx.report import write_report
+from featx.results import MODEL_FILE, Results, RowPredictions, prepare_run_folder
+from featx.store.reader import FeatureStore
+
+StoreLike = str | os.PathLike[str] | FeatureStore
+
+
+def fit(
+    stores: StoreLike | Sequence[StoreLike],
+    *,
+    heads: Sequence[str | Head] = DEFAULT_HEADS,
+    layers: Sequence[str] = (),
+    labels: str | os.PathLike[str] | Mapping[str, str] | None = None,
+    label: str | None = None,
+    group: str | None = None,
+    cv: int = 5,
+    test_size: float | None = None,
+    balanced: bool = False,
+    seed: int = 0,
+    jobs: int | None = -1,
+    output: str | os.PathLike[str] | None = None,
+    command: str = "",
+    on_progress: ProgressCallback | None = None,
+    on_results: Callable[[Results], None] | None = None,
+) -> Results:
+    """Tune, fit and compare heads on every layer of every store.
+
+    Parameters
+    ----------
+    stores : path, FeatureStore, or a sequence of them
+        Several stores must hold the same images.
+    heads : sequence of str or Head
+        See :func:`featx.heads.list_heads`.
+    layers : sequence of str
+        ``NODE`` or ``NODE:POOL``; empty for all.
+    labels, label, group
+        Other labels and groups on the same embeddings; see :func:`featx.dataset.open_dataset`.
+    cv : int, default=5
+        Folds inside the training part.
+    test_size : float, optional
+        Share of a hold-out, for sources without a test split of their own; 0.25 by default.
+    balanced : bool, default=False
+        Weigh classes by the inverse of their frequency.
+    seed : int, default=0
+    jobs : int, default=-1
+        Threads; -1 for all processors.
+    output : path, optional
+        The run folder: ``results.json``, ``predictions.npz``, ``report.md``, ``report.html`` and
+        ``model.featx``. Nothing is written without it.
+    command : str
+        Kept in the results.
+    on_progress : callable, optional
+        Called after each row.
+    on_results : callable, optional
+        Called with the results as soon as ``results.json`` is written.
+
+    Returns
+    -------
+    Results
+
+    Raises
+    ------
+    StoreError, DatasetError, UnknownNameError
+
+    Examples
+    --------
+    See :class:`featx.results.Results`.
+    """
+    if isinstance(stores, str | os.PathLike | FeatureStore):
+        stores = [stores]
+    chosen = [find_head(head) if isinstance(head, str) else head for head in heads]
+    if not chosen:
+        raise DatasetError("No head was given; expected at least one, such as logreg.")
+    folder = prepare_run_folder(output) if output is not None else None
+    data = open_dataset(stores, labels=labels, label=label, group=group)
+    pairs = data.layers(layers)
+    plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)
+
+    tuned: list[Tuned] = []
+    rows: list[ResultRow] = []
+    predictions: list[RowPredictions] = []
+    for store, layer in pairs:
+        X = data.matrix(store, layer, plan.development)
+        X_test = data.matrix(store, layer, plan.split.test)
+        for head in chosen:
+            if on_progress is not None:
+                on_progress(Progress("fit", len(rows), len(pairs) * len(chosen), "heads"))
+            found = tune(
+                head, X, plan.y, cv=plan.folds, groups=plan.groups, seed=seed, balanced=balanced, jobs=jobs
+            )
+            started = time.perf_counter()
+            probabilities = found.best_estimator_.predict_proba(X_test)
+            seconds = time.perf_counter() - started
+            tuned.append(found)
+            predictions.append(RowPredictions(probabilities, _labels_out_of_fold(found)))
+            rows.append(_row(data.stores[store], layer, found, plan.scores(probabilities, seed), seconds))
+    if on_progress is not None:
+        on_progress(Progress("fit", len(rows), len(rows), "heads"))
+
+    # The first of equals: stores, layers and heads come in the order given.
+    best = max(range(len(rows)), key=lambda index: (rows[index].cv["mean"], -index))
+    results = Results(
+        dataset=describe_dataset(
+            data,
+            plan,
+            name=data.stores[0].path.stem,
+            sources=[str(store.meta["source"]) for store in data.stores],
+            skipped=[item for store in data.stores for item in store.skipped],
+            stores=[str(store.path) for store in data.stores],
+            space_keys=[store.space.key for store in data.stores],
+        ),
+        settings={
+            "heads": [head.name for head in chosen],
+            "layers": [layer.name for _, layer in pairs],
+            "folds": len(plan.folds),
+            "test_size": test_size,
+            "balanced": balanced,
+            "seed": seed,
+            "labels": os.fspath(labels) if isinstance(labels, str | os.PathLike) else None,
+            "label": label,
+            "group": group,
+        },
+        rows=tuple(rows),
+        comparisons=plan.comparisons([row.probabilities for row in predictions], best, seed),
+        best=best,
+        environment=environment(),
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        test_names=tuple(data.names[index] for index in plan.split.test),
+        truth=plan.truth,
+        predictions=tuple(predictions),
+        estimator=tuned[best].best_estimator_,
+    )
+    if folder is not None:
+        results.save(folder)
+    if on_results is not None:
+        on_results(results)
+    if folder is not None:
+        write_report(folder)
+        _write_model(folder, results, data, pairs[best // len(chosen)], plan)
+    return results
+
+
+def _row(
+    store: FeatureStore, layer: LayerInfo, found: Tuned, test: dict[str, Score], predict_seconds: float
+) -> ResultRow:
+    spec = store.meta.get("request", {}).get("weights", {}).get("spec", "")
+    weights = store.space.weights
+    if "seed" in weights:
+        words = f"random, seed {weights['seed']}"
+    else:
+        words = spec if spec in ("", "default") else Path(spec).name
+    return ResultRow(
+        kind="reference" if store.space.is_reference else "head",
+        backbone=store.space.backbone,
+        weights=words,
+        layer=layer.name,
+        head=found.head,
+        params=found.best_params_,
+        cv={
+            "mean": found.mean_score_,
+            "sd": found.sd_,
+            "folds": [float(score) for score in found.cv_scores_[found.best_index_]],
+        },
+        test=test,
+        seconds={
+            "extract": float(store.meta.get("seconds", 0.0)),
+            "fit": sum(found.seconds_.values()),
+            "predict": predict_seconds,
+        },
+        peak_memory_bytes=peak_memory_bytes(),
+        n_parameters_trained=found.n_parameters_,
+        dim=layer.dim,
+        store=str(store.path),
+        warnings=found.warnings_,
+    )
+
+
+def _labels_out_of_fold(found: Tuned) -> NDArray[np.intp]:
+    """Index of the most probable class; -1 for rows that no fold held out."""
+    missing = np.isnan(found.oof_).any(axis=1)
+    return np.where(missing, -1, np.nan_to_num(found.oof_).argmax(axis=1))
+
+
+def _write_model(
+    folder: Path, results: Results, data: LabelledSet, winner: tuple[int, LayerInfo], plan: Plan
+) -> None:
+    # Late: skops loads torch where torch is installed.
+    from featx.model import save_model
+
+    store, layer = data.stores[winner[0]], winner[1]
+    row = results.best_row
+    limits = [
+        f"Trained on {len(plan.y)} images of {len(plan.classes)} classes; anything else is given one of them."
+    ]
+    if not plan.split.test.size:
+        limits.append("No test images: how well it does on new ones is not known.")
+    save_model(
+        folder / MODEL_FILE,
+        results.estimator,
+        classes=plan.classes,
+        space=store.space,
+        layer=layer,
+        weights=store.meta.get("request", {}).get("weights", {"spec": "default"}),
+        card={
+            "head": row.head,
+            "params": dict(row.params),
+            "n_images": len(plan.y),
+            "source": escape_name(str(store.meta["source"])),
+            "cv": dict(row.cv),
+            "test": {name: dataclasses.asdict(score) for name, score in row.test.items()},
+            "n_test": len(plan.truth),
+            "test_origin": plan.split.origin,
+            "limits": limits,
+            "created": results.created,
+            "versions": dict(results.environment["versions"]),
+        },
+        examples=data.matrix(winner[0], layer, plan.development[:32]),
+    )

@@ -1,0 +1,392 @@
+"""The winner as one file: what the backbone was, the head, and a card that says what it is good for.
+
+A ``model.featx`` is a zip:
+
+=================  ================================================================================
+``manifest.json``  format, classes, the whole space, the layer, where the weights came from, the card
+``head.skops``     the fitted scikit-learn estimator; no pickle is ever executed
+``check.npz``      up to 32 training embeddings and their probabilities, replayed on loading
+=================  ================================================================================
+
+Reading the manifest is all that :meth:`Model.load` does; skops and torch come with the first
+prediction.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.embedding import embed, parse_layer, space_of
+from featx.errors import FeatxError, ImageError, ModelFileError, WeightsError
+from featx.files import publish
+from featx.images.sources import SourceLike, list_images, open_source
+from featx.records import (
+    LayerInfo,
+    Prediction,
+    Preprocess,
+    Progress,
+    ProgressCallback,
+    Space,
+    escape_name,
+)
+
+if TYPE_CHECKING:
+    from featx.backbones.network import Network
+
+FORMAT = "featx.model/1"
+REPLAYED = 32
+"""Predictions kept in the file and compared on loading."""
+
+ALLOWED_TYPES = frozenset(
+    {
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
+    }
+)
+"""Types a head may hold besides those that skops trusts by itself (scikit-learn's public estimators)."""
+
+
+class Model:
+    """A trained classifier of images, read from a ``model.featx``.
+
+    Parameters
+    ----------
+    path : path
+        The file; use :meth:`load`.
+    weights : path, optional
+        The backbone's weights file, if it no longer lies where it was.
+
+    Attributes
+    ----------
+    classes_ : ndarray of str, (n_classes,)
+    card : dict
+        What it was trained on and how well it did, with intervals.
+    space : Space
+        How images become embeddings.
+    layer : LayerInfo
+
+    Examples
+    --------
+    >>> import featx
+    >>> featx.Model.load("no-such.featx")
+    Traceback (most recent call last):
+    featx.errors.ModelFileError: no-such.featx does not exist; `featx fit` writes one into its run folder
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.path = Path(path)
+        manifest = _read_manifest(self.path)
+        self.classes_: NDArray[np.str_] = np.array(manifest["classes"], dtype=np.str_)
+        self.card: dict[str, Any] = manifest["card"]
+        self.space = Space.from_json(manifest["space"])
+        self.layer = LayerInfo(**manifest["layer"])
+        self._weights = os.fspath(weights) if weights is not None else str(manifest["weights"]["spec"])
+        self._seed = int(self.space.weights.get("seed", 0))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None) -> Model:
+        """Open a model file; only its manifest is read now.
+
+        Parameters
+        ----------
+        path : path
+            A ``model.featx``, or a run folder that holds one.
+        weights : path, optional
+            The backbone's weights file, if it no longer lies where it was.
+
+        Raises
+        ------
+        ModelFileError
+            If it does not exist, is damaged, or of another format.
+        """
+        given = Path(path)
+        return cls(given / "model.featx" if given.is_dir() else given, weights=weights)
+
+    def predict(self, images: SourceLike) -> NDArray[np.str_]:
+        """Predict the class of each image.
+
+        Parameters
+        ----------
+        images : path, sequence or ndarray
+            Any source: a folder, or a list of paths, arrays and PIL images.
+
+        Returns
+        -------
+        ndarray of str, (n,)
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be used; :meth:`stream` goes on instead.
+        """
+        return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
+
+    def predict_proba(self, images: SourceLike) -> NDArray[np.float64]:
+        """Predict the probability of each class.
+
+        Returns
+        -------
+        ndarray of float, (n, n_classes)
+            In the order of ``classes_``.
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be used.
+        """
+        rows = []
+        for name, probabilities, error in self._probabilities(images):
+            if probabilities is None:
+                raise ImageError(f"{escape_name(name)}: {error}")
+            rows.append(probabilities)
+        return np.stack(rows)
+
+    def stream(
+        self,
+        source: SourceLike,
+        *,
+        top: int = 1,
+        device: str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        workers: int | Literal["auto"] = "auto",
+        on_progress: ProgressCallback | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict image by image in bounded memory, in the order of the source.
+
+        Parameters
+        ----------
+        source : path, sequence or ndarray
+        top : int, default=1
+            How many classes to give, the most probable first.
+        device, batch_size, workers
+            As for :func:`featx.extract`.
+        on_progress : callable, optional
+
+        Yields
+        ------
+        Prediction
+            An image that cannot be used has no labels and an ``error``.
+        """
+        if top < 1:
+            raise FeatxError(f"The top {top} classes were asked for; expected at least 1.")
+        rows = self._probabilities(
+            source, device=device, batch_size=batch_size, workers=workers, on_progress=on_progress
+        )
+        for name, probabilities, error in rows:
+            if probabilities is None:
+                yield Prediction(name, (), (), error)
+                continue
+            best = np.argsort(-probabilities, kind="stable")[:top]
+            yield Prediction(
+                name,
+                tuple(str(label) for label in self.classes_[best]),
+                tuple(float(p) for p in probabilities[best]),
+            )
+
+    def _probabilities(
+        self,
+        source: SourceLike,
+        *,
+        device: str = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        workers: int | Literal["auto"] = "auto",
+        on_progress: ProgressCallback | None = None,
+    ) -> Iterator[tuple[str, NDArray[np.float64] | None, str]]:
+        opened = open_source(source)
+        records = list_images(opened)
+        network = self._network(device)
+        head = self.estimator_
+        batches = embed(
+            network,
+            opened,
+            records,
+            batch_size=batch_size,
+            workers=workers,
+        )
+        waiting: dict[int, tuple[NDArray[np.float64] | None, str]] = {}
+        position = 0
+        for batch in batches:
+            if batch.indices:
+                # Through the stored dtype, so that the head sees what it was trained on.
+                stored = batch.features[self.layer.name].astype(self.space.store_dtype)
+                probabilities = head.predict_proba(stored.astype(np.float32))
+                waiting |= {index: (row, "") for index, row in zip(batch.indices, probabilities, strict=True)}
+            waiting |= {item.index: (None, item.reason) for item in batch.others}
+            while position in waiting:
+                yield (records[position].name, *waiting.pop(position))
+                position += 1
+            if on_progress is not None:
+                on_progress(Progress("predict", position, len(records)))
+
+    @cached_property
+    def estimator_(self) -> Any:
+        """The head: a fitted scikit-learn estimator on embeddings (n, dim).
+
+        Raises
+        ------
+        ModelFileError
+            If the file holds a type that is not allowed, or predicts otherwise than it did.
+        """
+        from skops.io import get_untrusted_types, loads
+
+        data = _read_member(self.path, "head.skops")
+        try:
+            foreign = sorted(set(get_untrusted_types(data=data)) - ALLOWED_TYPES)
+            if foreign:
+                raise ModelFileError(
+                    f"{self.path} holds types that featx does not load: {', '.join(foreign)}; "
+                    "expected a head written by `featx fit`: do not use this file"
+                )
+            estimator = loads(data, trusted=sorted(ALLOWED_TYPES))
+        except (ValueError, KeyError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
+            raise ModelFileError(
+                f"{self.path} holds a head that cannot be read ({error}); make it again with `featx fit`"
+            ) from error
+        self._replay(estimator)
+        return estimator
+
+    def _replay(self, estimator: Any) -> None:
+        try:
+            with np.load(io.BytesIO(_read_member(self.path, "check.npz")), allow_pickle=False) as check:
+                X, expected = check["X"], check["probabilities"]
+        except (ValueError, KeyError, OSError) as error:
+            raise ModelFileError(
+                f"{self.path} is damaged ({error}); make it again with `featx fit`"
+            ) from error
+        got = estimator.predict_proba(X)
+        worst = float(np.abs(got - expected).max()) if len(X) else 0.0
+        if worst > 1e-4:
+            raise ModelFileError(
+                f"{self.path} predicts otherwise here than where it was made (probabilities differ by up to "
+                f"{worst:.2g}); it was written with {self.card.get('versions')}: install those, or fit again"
+            )
+
+    def _network(self, device: str) -> Network:
+        from featx.backbones.network import load_network
+
+        try:
+            network = load_network(
+                self.space.backbone,
+                weights=self._weights,
+                layers=[parse_layer(self.layer.name)],
+                precision=self.space.precision,
+                device=device,
+                seed=self._seed,
+                preprocess=Preprocess.from_json(self.space.preprocess),
+            )
+        except WeightsError as error:
+            raise WeightsError(
+                f"{error} (the model's backbone, {self.space.backbone}, was extracted with {self._weights}; "
+                "if the file has moved, give it with --weights FILE)"
+            ) from error
+        differences = self.space.differences(space_of(network, self.space.store_dtype))
+        if differences:
+            shown = "; ".join(f"{name}: {then} then, {now} now" for name, (then, now) in differences.items())
+            raise ModelFileError(
+                f"{self.path} was trained on other embeddings than can be made here: {shown}"
+            )
+        return network
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    estimator: Any,
+    *,
+    classes: NDArray[np.str_],
+    space: Space,
+    layer: LayerInfo,
+    weights: Mapping[str, Any],
+    card: Mapping[str, Any],
+    examples: NDArray[np.float32],
+) -> Path:
+    """Write a model file, and read it back before it gets its name.
+
+    Parameters
+    ----------
+    path : path
+    estimator : scikit-learn classifier
+        Fitted, with ``predict_proba``.
+    classes : ndarray of str, (n_classes,)
+    space, layer : Space, LayerInfo
+        Of the embeddings it was fitted on.
+    weights : mapping
+        What was asked for, so that the network can be built again: ``{"spec": …}``.
+    card : mapping
+        For people; plain types.
+    examples : ndarray of float32, (k, dim)
+        Embeddings whose predictions are kept and replayed on loading; the first 32 are.
+
+    Raises
+    ------
+    ModelFileError
+        If the estimator holds a type that would not be loaded again.
+    """
+    from skops.io import dumps, get_untrusted_types
+
+    head = dumps(estimator)
+    foreign = sorted(set(get_untrusted_types(data=head)) - ALLOWED_TYPES)
+    if foreign:
+        raise ModelFileError(
+            f"The head holds types that a model file may not hold: {', '.join(foreign)}; "
+            "expected estimators of scikit-learn only"
+        )
+    manifest = {
+        "format": FORMAT,
+        "classes": [str(name) for name in classes],
+        "space": space.to_json(),
+        "layer": {"node": layer.node, "pool": layer.pool, "dim": layer.dim},
+        "weights": dict(weights),
+        "card": dict(card),
+    }
+    check = io.BytesIO()
+    X = np.ascontiguousarray(examples[:REPLAYED], dtype=np.float32)
+    np.savez(check, allow_pickle=False, X=X, probabilities=estimator.predict_proba(X))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", json.dumps(manifest, indent=1))
+        archive.writestr("head.skops", head)
+        archive.writestr("check.npz", check.getvalue())
+    with publish(Path(path)) as file:
+        file.write(buffer.getbuffer())
+    return Path(path)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist; `featx fit` writes one into its run folder")
+    try:
+        manifest = json.loads(_read_member(path, "manifest.json"))
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"{path} is no model file of featx, or damaged; make it with `featx fit`"
+        ) from error
+    if found != FORMAT:
+        raise ModelFileError(
+            f"{path} has the format {found}; this featx reads {FORMAT}: use the featx that wrote it"
+        )
+    missing = {"classes", "space", "layer", "weights", "card"} - set(manifest)
+    if missing:
+        raise ModelFileError(f"{path} lacks {', '.join(sorted(missing))}; make it again with `featx fit`")
+    return dict(manifest)
+
+
+def _read_member(path: Path, name: str) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)
+    except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise ModelFileError(f"{path} is no model file of featx, or damaged ({error})") from error

@@ -1,0 +1,175 @@
+"""What an experiment found, and the run folder that keeps it.
+
+``results.json`` holds every number that a reader may want (schema ``featx.results/1``),
+``predictions.npz`` the test probabilities and out-of-fold predictions of every row, from which each
+picture of a report can be drawn again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import FeatxError
+from featx.files import publish
+from featx.records import Comparison, ResultRow
+
+SCHEMA = "featx.results/1"
+RESULTS_FILE = "results.json"
+PREDICTIONS_FILE = "predictions.npz"
+MODEL_FILE = "model.featx"
+
+
+@dataclass(frozen=True, slots=True)
+class RowPredictions:
+    """What one row predicted.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float, (n_test, n_classes)
+        Of the test images, in the order of :attr:`Results.test_names`.
+    out_of_fold : ndarray of int, (n_fit,)
+        Class predicted for each image of the training part by a head that did not see it; -1 where
+        no fold held it out.
+    """
+
+    probabilities: NDArray[np.floating[Any]]
+    out_of_fold: NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The outcome of :func:`featx.fit`.
+
+    Parameters
+    ----------
+    dataset : mapping
+        Counts, classes, splits, skipped images and the audit.
+    settings : mapping
+        What was asked for.
+    rows : tuple of ResultRow
+        One per backbone × layer × head.
+    comparisons : tuple of Comparison
+        Of the best row with every other, paired on the test images.
+    best : int
+        Index of the winner by cross-validation; test scores take no part in the choice.
+    environment : mapping
+        Versions and hardware.
+    command : str
+        What makes the run again; empty if it was called from Python without one.
+    created : str
+        ISO 8601, UTC.
+    test_names, truth : arrays
+        Names of the test images, and the index of their class.
+    predictions : tuple of RowPredictions
+    estimator : object
+        The winner, fitted: a scikit-learn estimator.
+
+    Examples
+    --------
+    >>> import featx, numpy as np, pathlib, tempfile
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(40, 5)), np.repeat(["a", "b"], 20)
+    >>> X[20:] += 3
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "x.h5"
+    >>> store = featx.FeatureStore.from_arrays(path, X, y)
+    >>> results = featx.fit(path, heads=["logreg"], cv=3)
+    >>> results.best_row.head, len(results.test_names)
+    ('logreg', 10)
+    """
+
+    dataset: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    rows: tuple[ResultRow, ...]
+    comparisons: tuple[Comparison, ...]
+    best: int
+    environment: Mapping[str, Any]
+    command: str
+    created: str
+    test_names: tuple[str, ...] = field(repr=False)
+    truth: NDArray[np.integer[Any]] = field(repr=False)
+    predictions: tuple[RowPredictions, ...] = field(repr=False)
+    estimator: Any = field(repr=False, default=None)
+
+    @property
+    def best_row(self) -> ResultRow:
+        """The winner."""
+        return self.rows[self.best]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything of ``results.json``, in plain types."""
+        return {
+            "schema": SCHEMA,
+            "created": self.created,
+            "dataset": dict(self.dataset),
+            "settings": dict(self.settings),
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "comparisons": [dataclasses.asdict(comparison) for comparison in self.comparisons],
+            "best": self.best,
+            "environment": dict(self.environment),
+            "command": self.command,
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``results.json`` and ``predictions.npz``; see :func:`prepare_run_folder`.
+
+        Raises
+        ------
+        FeatxError
+            If the folder cannot be written.
+        """
+        path = Path(folder)
+        arrays: dict[str, NDArray[Any]] = {
+            # File names may hold bytes that are no text, which an array of str cannot keep.
+            "names": np.array([os.fsencode(name) for name in self.test_names], dtype=np.bytes_),
+            "truth": self.truth,
+            "classes": np.array(self.dataset["classes"], dtype=np.str_),
+        }
+        for index, predicted in enumerate(self.predictions):
+            arrays[f"probabilities_{index}"] = predicted.probabilities.astype(np.float32)
+            arrays[f"oof_{index}"] = predicted.out_of_fold
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        with publish(path / PREDICTIONS_FILE) as file:
+            file.write(buffer.getbuffer())
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False, default=_plain)
+        with publish(path / RESULTS_FILE) as file:
+            file.write(text.encode("ascii"))
+        return path
+
+
+def prepare_run_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make the run folder, before any work is done.
+
+    Raises
+    ------
+    FeatxError
+        If something that is no run folder is there, or if it cannot be made.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise FeatxError(f"{path} is a file; choose another folder for the run with -o")
+    if path.is_dir() and not (path / RESULTS_FILE).exists() and any(path.iterdir()):
+        raise FeatxError(f"{path} exists and is no run folder of featx; choose another one with -o")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FeatxError(f"{path} cannot be made: {error.strerror}; choose another one with -o") from error
+    return path
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} does not go into results.json")
