@@ -25,6 +25,9 @@ from featx.records import ImageRecord, Pixels, Preprocess
 AHEAD_BYTES = 256 * 2**20
 """Decoded pixels that may wait for the network, in bytes."""
 
+SMALLEST_HASHED = 32
+"""Side in pixels below which an image has no perceptual hash."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedImage:
@@ -39,7 +42,7 @@ class LoadedImage:
     pixels : ndarray of uint8, (image_size, image_size, 3), or None
         None if the caller did not claim the digest, or if ``reason`` says why not.
     phash : int
-        64-bit difference hash of the whole image; 0 without pixels.
+        64-bit difference hash of the whole image; 0 without pixels, or for a very small image.
     reason : str
         Why the image cannot be used; empty if it can.
     """
@@ -135,8 +138,10 @@ def digest_of(raw: RawImage) -> bytes:
 def difference_hash(image: Image.Image) -> int:
     """Give the 64-bit difference hash: which of 8×8 cells are darker than the one to their left.
 
-    Similar pictures differ in few bits. Source: N. Krawetz, "Kind of Like That", The Hacker Factor
-    Blog, 2013.
+    Similar pictures differ in few bits. An image with a side below :data:`SMALLEST_HASHED` has the hash
+    0, which means none: 9×8 cells of so few pixels are alike for pictures that are not.
+
+    Source: N. Krawetz, "Kind of Like That", The Hacker Factor Blog, 2013.
 
     Examples
     --------
@@ -144,6 +149,8 @@ def difference_hash(image: Image.Image) -> int:
     >>> f"{difference_hash(ramp.convert('RGB')):016x}"
     'ffffffffffffffff'
     """
+    if min(image.size) < SMALLEST_HASHED:
+        return 0
     grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX).convert("L"), dtype=np.int16)
     return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
 

@@ -105,6 +105,7 @@ def test_difference_hash_is_close_for_a_smaller_copy_and_far_for_another_picture
     same = difference_hash(smooth) ^ difference_hash(smooth.resize((120, 80)))
     assert same.bit_count() <= 4
     assert (difference_hash(smooth) ^ difference_hash(other)).bit_count() > 15
+    assert difference_hash(smooth.resize((31, 100))) == 0
 
 
 def test_array_digests_know_shape_and_dtype():
