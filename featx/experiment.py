@@ -25,7 +25,7 @@ from featx.heads.search import Tuned, tune
 from featx.protocol import Plan, describe_dataset, make_plan
 from featx.records import LayerInfo, Progress, ProgressCallback, ResultRow, Score, escape_name
 from featx.report import write_report
-from featx.results import MODEL_FILE, Results, RowPredictions, prepare_run_folder
+from featx.results import MODEL_FILE, Results, RowPredictions, check_run_folder
 from featx.store.reader import FeatureStore
 
 StoreLike = str | os.PathLike[str] | FeatureStore
@@ -97,7 +97,7 @@ def fit(
     chosen = [find_head(head) if isinstance(head, str) else head for head in heads]
     if not chosen:
         raise DatasetError("No head was given; expected at least one, such as logreg.")
-    folder = prepare_run_folder(output) if output is not None else None
+    folder = check_run_folder(output) if output is not None else None
     data = open_dataset(stores, labels=labels, label=label, group=group)
     pairs = data.layers(layers)
     plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)

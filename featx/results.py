@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import FeatxError
-from featx.files import publish
+from featx.files import disk_errors, publish
 from featx.records import Comparison, ResultRow
 
 SCHEMA = "featx.results/1"
@@ -120,7 +120,7 @@ class Results:
         }
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``results.json`` and ``predictions.npz``; see :func:`prepare_run_folder`.
+        """Write ``results.json`` and ``predictions.npz``; see :func:`check_run_folder`.
 
         Raises
         ------
@@ -128,6 +128,8 @@ class Results:
             If the folder cannot be written.
         """
         path = Path(folder)
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, NDArray[Any]] = {
             # File names may hold bytes that are no text, which an array of str cannot keep.
             "names": np.array([os.fsencode(name) for name in self.test_names], dtype=np.bytes_),
@@ -147,23 +149,19 @@ class Results:
         return path
 
 
-def prepare_run_folder(folder: str | os.PathLike[str]) -> Path:
-    """Make the run folder, before any work is done.
+def check_run_folder(folder: str | os.PathLike[str]) -> Path:
+    """Refuse, before any work is done, a place that :meth:`Results.save` may not write to.
 
     Raises
     ------
     FeatxError
-        If something that is no run folder is there, or if it cannot be made.
+        If something that is no run folder is there.
     """
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise FeatxError(f"{path} is a file; choose another folder for the run with -o")
     if path.is_dir() and not (path / RESULTS_FILE).exists() and any(path.iterdir()):
         raise FeatxError(f"{path} exists and is no run folder of featx; choose another one with -o")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FeatxError(f"{path} cannot be made: {error.strerror}; choose another one with -o") from error
     return path
 
 
