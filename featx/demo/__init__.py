@@ -1,0 +1,1 @@
+"""The whole river on embedded images and weights, and how the embedded weights were made."""
