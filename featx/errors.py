@@ -16,6 +16,7 @@
     │   ├── StoreLockedError        another process is writing this store
     │   └── OverflowStoreError      an embedding does not fit the stored dtype
     ├── DatasetError                labels, classes or splits do not allow the fit
+    ├── TrainingError               fine-tuning diverged
     └── ModelFileError              a model file is damaged, unsafe or of another version
 
 A message says what was got, what was expected and what to do next, in one line.
@@ -40,6 +41,7 @@ __all__ = [
     "StoreError",
     "StoreLockedError",
     "TooManySkippedError",
+    "TrainingError",
     "UnknownNameError",
     "WeightsError",
 ]
@@ -137,6 +139,10 @@ class OverflowStoreError(StoreError):
 
 class DatasetError(FeatxError):
     """Labels, classes or splits do not allow what was asked."""
+
+
+class TrainingError(FeatxError):
+    """Fine-tuning diverged: the loss is no number any more."""
 
 
 class ModelFileError(FeatxError):

@@ -74,7 +74,7 @@ class TrainableNetwork(nn.Module):
             for module in part.module.modules()
             if isinstance(module, _BatchNorm) and id(module) not in trained
         ]
-        self._module = part.module.to(device).to(memory_format=torch.channels_last)
+        self._module = part.module.to(device, torch.float32).to(memory_format=torch.channels_last)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(part.preprocess, name), device=device).view(3, 1, 1)
             self.register_buffer(f"_{name}", values, persistent=False)
@@ -213,7 +213,7 @@ def _unfrozen(backbone: str, part: CutNetwork, unfreeze: str) -> list[str]:
     chosen = [name for name in modules if order[name] >= start]
     if not chosen:
         raise BackboneError(
-            f"Nothing from {unfreeze!r} on has parameters up to {cut.info.node!r}, where {backbone!r} is cut; "
+            f"Nothing from {unfreeze!r} to {cut.info.node!r}, where {backbone!r} is cut, has parameters; "
             "unfreeze an earlier node."
         )
     return chosen
