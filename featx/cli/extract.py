@@ -1,0 +1,102 @@
+"""``featx extract``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from featx.cli.common import Output, backbone_options, device_options, json_option
+
+
+@click.command("extract", short_help="Embed every image of a folder once.")
+@click.argument("source")
+@click.option("-o", "--output", "store", required=True, metavar="STORE", help="The HDF5 file to write.")
+@click.option(
+    "--backbone", default="resnet50", show_default=True, metavar="NAME", help="See `featx backbones`."
+)
+@backbone_options
+@click.option("--seed", default=0, show_default=True, help="For --weights none.")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NODE[:POOL]",
+    help="A node of the network and how to pool it: avg, max, gem, cls, flatten. Repeat for several layers; "
+    "see `featx layers`.  [default: the penultimate]",
+)
+@click.option(
+    "--store-dtype",
+    type=click.Choice(["auto", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Of the stored rows.",
+)
+@device_options
+@click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
+@click.option(
+    "--max-skip",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    metavar="FRACTION",
+    help="How many images may be skipped.",
+)
+@click.option("--rehash", is_flag=True, help="Read every file again, whatever its size and time say.")
+@click.option("--overwrite", is_flag=True, help="Replace a store made with other settings.")
+@json_option
+def command(as_json: bool, store: str, source: str, **options: Any) -> None:
+    """Embed every image of SOURCE and keep the embeddings in a store.
+
+    SOURCE is a folder with one folder of images per class, or with train, val and test above those, or
+    a flat folder without labels. Run again: only what changed is computed.
+
+    \b
+    featx extract photos/ -o photos.h5
+    featx extract photos/ -o vgg.h5 --backbone vgg16 --layer classifier.4
+    featx extract photos/ -o mine.h5 --backbone resnet18 --weights mine.pth
+    """  # noqa: D301 - \b is click's own mark
+    import featx
+    from featx.cli.info import store_summary
+
+    output = Output(as_json)
+    with output.progress() as on_progress:
+        result = featx.extract(source, store, on_progress=on_progress, **options)
+    run = result.summary
+    if run is None:
+        raise AssertionError("extract gives a summary")
+    output.json(
+        store_summary(result)
+        | {
+            "computed": run.computed,
+            "reused": run.reused,
+            "run_seconds": run.seconds,
+            "notes": list(run.notes),
+            "images_per_second": run.computed / run.seconds if run.computed else None,
+        }
+    )
+    classes = len(set(result.y) - {""})
+    layers = ", ".join(f"{layer.name} ({layer.dim})" for layer in result.layers)
+    output.line(f"{store}: {len(result)} images, {_count(classes)}, {result.space.backbone}, {layers}")
+    rate = f" ({run.computed / run.seconds:.1f} images/s)" if run.computed else ""
+    output.line(
+        f"{run.computed} computed, {run.reused} reused, {run.skipped} skipped in {run.seconds:.1f} s{rate}, "
+        f"{result.space.precision}"
+    )
+    for note in run.notes:
+        output.line(f"note: {note}")
+    if run.skipped:
+        from featx.records import escape_name
+
+        for item in result.skipped[:5]:
+            output.line(f"skipped {escape_name(item.name)}: {item.reason}")
+        if run.skipped > 5:
+            output.line(f"… and {run.skipped - 5} more: `featx info {store}` lists them")
+    if classes > 1:
+        output.line(f"next: featx fit {store}")
+    elif classes == 1:
+        output.line("note: one class only; `featx fit` needs at least two folders of images, one per class")
+
+
+def _count(classes: int) -> str:
+    return "no classes" if not classes else f"{classes} class{'es' * (classes > 1)}"

@@ -1,0 +1,70 @@
+"""``featx fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featx.cli.common import Output, command_line, json_option
+
+
+@click.command("fit", short_help="Tune, fit and compare heads on a store.")
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="NAME",
+    help="logreg, linear-svm, rbf-svm, ridge, knn or mlp. Repeat for several.  [default: the first three]",
+)
+@click.option("--layer", "layers", multiple=True, metavar="NODE[:POOL]", help="[default: all of the store]")
+@click.option("--labels", metavar="CSV", help="Other labels: a CSV with a column name (or path).")
+@click.option("--label", metavar="COLUMN", help="The column with the label.")
+@click.option(
+    "--group", metavar="COLUMN", help="The column that says what stays together, such as a patient."
+)
+@click.option("--cv", type=click.IntRange(min=2), default=5, show_default=True, metavar="K", help="Folds.")
+@click.option(
+    "--test-size",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="F",
+    help="Share held out, where the source has no test split.  [default: 0.25]",
+)
+@click.option("--balanced", is_flag=True, help="Weigh classes by the inverse of their frequency.")
+@click.option("--seed", default=0, show_default=True, help="For folds, hold-out and bootstrap.")
+@click.option("--jobs", default=-1, show_default=True, metavar="N", help="Threads; -1 for all processors.")
+@click.option("-o", "--output", "run", metavar="RUN", help="The run folder.  [default: STORE-run]")
+@json_option
+def command(
+    stores: tuple[str, ...], heads: tuple[str, ...], run: str | None, as_json: bool, **options: Any
+) -> None:
+    """Tune, fit and compare heads on every layer of every STORE, and save the winner.
+
+    Several stores hold the same images, embedded by different networks. The run folder gets
+    results.json, predictions.npz, report.md, report.html and model.featx.
+
+    \b
+    featx fit photos.h5
+    featx fit resnet.h5 pixels.h5 -o run --head logreg --head rbf-svm
+    """  # noqa: D301 - \b is click's own mark
+    import featx
+
+    output = Output(as_json)
+    folder = run or f"{Path(stores[0]).stem}-run"
+
+    def show(results: featx.Results) -> None:
+        from featx.report.terminal import print_results
+
+        print_results(results.to_json(), output.console)
+
+    if heads:
+        options["heads"] = heads
+    with output.progress() as on_progress:
+        results = featx.fit(
+            stores, output=folder, command=command_line(), on_progress=on_progress, on_results=show, **options
+        )
+    output.json(results.to_json() | {"run": folder})
+    output.line(f"{folder}: report.html, report.md, results.json, predictions.npz, model.featx")
+    output.line(f"next: featx predict {folder} NEW_IMAGES")

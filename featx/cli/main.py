@@ -1,0 +1,117 @@
+"""The group of commands, and what becomes of errors and signals."""
+
+from __future__ import annotations
+
+import difflib
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from featx import __version__
+from featx.errors import FeatxError
+
+SIGINT_CODE, SIGTERM_CODE = 130, 143
+"""Exit codes of a shell for a process ended by these signals: 128 and the signal's number."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, it is no Exception, so that nothing swallows it."""
+
+
+class FeatxGroup(click.Group):
+    """Turns featx's errors and signals into one line and an exit code, in this one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except FeatxError as error:
+            raise click.ClickException(" ".join(str(error).split("\n"))) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What was finished is kept; run the same command to go on.", err=True)
+            ctx.exit(SIGINT_CODE)
+        except Terminated:
+            click.echo("Terminated. What was finished is kept; run the same command to go on.", err=True)
+            ctx.exit(SIGTERM_CODE)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a wrong name is answered with the near ones."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(near)}?" if near else f" There is {', '.join(self.commands)}."
+            ctx.fail(f"No such command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=FeatxGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="featx")
+def cli() -> None:
+    """Turn a folder of images and a few labels into a classifier you can trust.
+
+    \b
+    featx extract photos/ -o photos.h5     embed every image once
+    featx fit photos.h5 -o run             tune, fit and compare heads
+    featx predict run/model.featx new/     label new images
+
+    `featx demo` shows the whole way on embedded images, offline, in under a minute.
+    """  # noqa: D301 - \b is click's own mark
+
+
+def main() -> NoReturn:
+    """Run featx as a program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(cli.main())
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signal's signature
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends at once
+    raise Terminated
+
+
+def _register() -> None:
+    from featx.cli import (
+        backbones,
+        bench,
+        classify,
+        demo,
+        export,
+        extract,
+        finetune,
+        fit,
+        import_,
+        info,
+        layers,
+        predict,
+        report,
+        verify,
+    )
+
+    modules = (
+        extract,
+        fit,
+        finetune,
+        predict,
+        classify,
+        report,
+        info,
+        verify,
+        export,
+        import_,
+        backbones,
+        layers,
+        bench,
+        demo,
+    )
+    for module in modules:
+        cli.add_command(module.command)
+
+
+_register()
