@@ -28,7 +28,7 @@ def command(folder: str, seed: int, as_json: bool) -> None:
         from featx.report.terminal import print_results
 
         print_results(results.to_json(), output.console)
-        output.line(transfer_gain(results))
+        output.line(click.wrap_text(transfer_gain(results), 80))
 
     with output.progress() as on_progress:
         results = run_demo(folder, seed=seed, on_progress=on_progress, on_results=show)

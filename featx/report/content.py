@@ -29,6 +29,7 @@ from featx.report.wording import (
     interval,
     is_number,
     is_reference,
+    many,
     number,
     plain,
     ranking,
@@ -211,10 +212,10 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     dataset = results["dataset"]
     parts = []
     if is_number(dataset.get("n_images")):
-        parts.append(f"{dataset['n_images']:,} images")
+        parts.append(many(dataset["n_images"], "image"))
     if classes := dataset.get("classes"):
-        parts.append(f"{len(classes)} classes")
-    parts.append(f"{len(results['rows'])} models")
+        parts.append(many(len(classes), "class", "classes"))
+    parts.append(many(len(results["rows"]), "model"))
     if created := results.get("created"):
         parts.append(_moment(created))
     return " · ".join(parts)

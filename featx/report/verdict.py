@@ -129,7 +129,8 @@ def _others(results: Mapping[str, Any], against: Mapping[int, Mapping[str, Any]]
         ]
         sentences.append(f"Of the {many(len(rest), 'further model')}, {listed(parts)}.")
     if len(rest) == same == 1:
-        sentences[-1] = "The third cannot be told apart from the best either."
+        either = following in against and not differs(against[following])
+        sentences[-1] = f"The third cannot be told apart from the best{' either' if either else ''}."
     elif rest and same == len(rest):
         sentences[-1] = f"None of the {len(rest):,} further models can be told apart from the best."
     if better or (

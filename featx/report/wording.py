@@ -241,9 +241,11 @@ def ranking(results: Mapping[str, Any]) -> list[int]:
 
 
 def chooser(results: Mapping[str, Any]) -> str:
-    """Say what the best row was chosen by: the source's tuning split if it has one."""
-    splits = results["dataset"].get("splits") or {}
-    return "the tuning split" if splits.get("tuning") else "cross-validation"
+    """Say what the best row was chosen by: the source's tuning split if it has one, else folds."""
+    if (results["dataset"].get("splits") or {}).get("tuning"):
+        return "the tuning split"
+    folds = max((len((row.get("cv") or {}).get("folds") or []) for row in results["rows"]), default=0)
+    return "the tuning fold" if folds == 1 else "cross-validation"
 
 
 def is_reference(row: Mapping[str, Any]) -> bool:
