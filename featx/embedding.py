@@ -9,12 +9,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import FeatxError
+from featx.errors import FeatxError, UnknownNameError
 from featx.images.decoding import POLICY
 from featx.images.loading import LoadedImage, default_workers, load
 from featx.images.sources import Source
@@ -22,6 +22,10 @@ from featx.records import ImageRecord, LayerSpec, Preprocess, Resize, Space, Sto
 
 if TYPE_CHECKING:
     from featx.backbones.network import Network
+
+
+REPORT_EVERY = 256
+"""Images without pixels after which a batch is given though it is not full: they need no network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,13 @@ def embed(
     """
     size = _batch_size(batch_size, network)
     threads = default_workers() if workers == "auto" else workers
+    if threads < 1:
+        raise FeatxError(f"{threads} workers were asked for; expected at least 1, or auto.")
     ready: list[LoadedImage] = []
     others: list[LoadedImage] = []
     for item in load(source, records, network.preprocess, workers=threads, claim=claim, trusted=trusted):
         (others if item.pixels is None else ready).append(item)
-        if len(ready) == size:
+        if len(ready) == size or len(others) == REPORT_EVERY:
             yield _forward(network, ready, others)
             ready, others = [], []
     if ready or others:
@@ -117,6 +123,8 @@ def choose_preprocess(
     """
     if preprocess is None and resize is None and image_size is None:
         return None
+    if resize is not None and resize not in get_args(Resize):
+        raise UnknownNameError("resize", resize, get_args(Resize))
     from featx.backbones.catalog import find_backbone
     from featx.backbones.weights import default_preprocess
 

@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from featx.embedding import EmbeddedBatch, choose_preprocess, embed, parse_layer, space_of
 from featx.environment import environment, peak_memory_bytes
-from featx.errors import ImageError, StoreError, TooManySkippedError
+from featx.errors import FeatxError, ImageError, StoreError, TooManySkippedError, UnknownNameError
 from featx.images.decoding import POLICY
 from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
@@ -131,18 +131,31 @@ def extract(
     (3, 3072)
     """
     started = time.perf_counter()
+    if not 0 <= max_skip <= 1:
+        raise FeatxError(f"A max_skip of {max_skip:g} was given; expected a share between 0 and 1.")
+    if store_dtype not in ("auto", *get_args(StoreDtype)):
+        raise UnknownNameError("store dtype", store_dtype, ("auto", *get_args(StoreDtype)))
     path = Path(store)
     opened = open_source(source)
     records = list_images(opened)
-    specs = [parse_layer(layer) for layer in layers]
+    specs = [parse_layer(layer) for layer in ([layers] if isinstance(layers, str) else layers)]
     request = _request(backbone, weights, specs, preprocess, resize, image_size, precision, store_dtype, seed)
 
     before = _existing(path) if not overwrite else None
+    trusted: dict[str, tuple[int, int, bytes]] = {}
     if before is not None:
         if not rehash and _unchanged(before, request, opened, records):
+            for item in before.skipped[:1]:
+                _check_skipped(len(before.skipped), len(records), max_skip, strict, item.name, item.reason)
             seconds = time.perf_counter() - started
             before.summary = ExtractionSummary(0, len(before), len(before.skipped), seconds)
             return before
+        if before.meta["source"] == opened.location and not rehash:
+            trusted = _trusted(before)
+        if before.space.backbone == backbone and not _holds(before, records):
+            # New images get the layers that the others have; else those layers would be lost.
+            specs = specs or [LayerSpec("penultimate")]
+            specs += [LayerSpec(layer.node, layer.pool) for layer in before.layers]
         if precision == "auto":
             precision = before.space.precision
         if store_dtype == "auto":
@@ -173,18 +186,13 @@ def extract(
     )
     with writer:
         job = _Job(writer, records, max_skip, strict, on_progress)
-        trusted = {} if rehash or before is None else _trusted(before)
-        batches = embed(
-            network,
-            opened,
-            records,
-            batch_size=batch_size,
-            workers=workers,
-            claim=job.claim,
-            trusted=trusted,
-        )
-        for batch in batches:
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "claim": job.claim}
+        for batch in embed(network, opened, records, trusted=trusted, **options):
             job.take(batch)
+        # A file that changed while it was trusted leaves its twins without a row.
+        left = job.unfinished()
+        for batch in embed(network, opened, [records[index] for index in left], **options):
+            job.take(batch, left)
         images, skipped = job.result()
         if before is not None:
             before.close()
@@ -228,6 +236,7 @@ class _Job:
         self._reasons: dict[int, str] = {}
         self._bad: dict[bytes, str] = {}
         self._claimed: set[bytes] = set()
+        self._rows: set[bytes] = set()
         self._lock = Lock()
         self._done = 0
         self.computed = 0
@@ -240,20 +249,34 @@ class _Job:
             self._claimed.add(digest)
             return True
 
-    def take(self, batch: EmbeddedBatch) -> None:
-        """Hand rows to the writer, note what has none."""
+    def take(self, batch: EmbeddedBatch, positions: Sequence[int] | None = None) -> None:
+        """Hand rows to the writer, note what has none; ``positions`` are those of the records embedded."""
+        where = positions if positions is not None else range(len(self._records))
         if batch.indices:
             self._writer.add(batch.digests, batch.phashes, batch.features)
-            self._digests[batch.indices] = batch.digests
+            self._digests[[where[index] for index in batch.indices]] = batch.digests
+            self._rows.update(digest.tobytes() for digest in batch.digests)
             self.computed += len(batch.indices)
         for item in batch.others:
             if item.digest:
-                self._digests[item.index] = np.frombuffer(item.digest, np.uint8)
+                self._digests[where[item.index]] = np.frombuffer(item.digest, np.uint8)
             if item.reason:
-                self._skip(item.index, item.digest, item.reason)
-        self._done += len(batch.indices) + len(batch.others)
+                self._skip(where[item.index], item.digest, item.reason)
+        if positions is None:
+            self._done += len(batch.indices) + len(batch.others)
         if self._on_progress is not None:
             self._on_progress(Progress("embed", self._done, len(self._records)))
+
+    def unfinished(self) -> list[int]:
+        """Find images that have neither a row nor a reason, and let them be claimed again."""
+        with self._lock:
+            self._claimed = set(self._rows)
+        settled = self._writer.known | self._rows | self._bad.keys()
+        return [
+            index
+            for index in range(len(self._records))
+            if index not in self._reasons and self._digests[index].tobytes() not in settled
+        ]
 
     def result(self) -> tuple[list[IndexRow], list[SkippedImage]]:
         """Rows of the index in the order of the source, and the quarantine."""
@@ -277,20 +300,26 @@ class _Job:
         self._reasons[index] = reason
         if digest:
             self._bad[digest] = reason
-        if self._strict:
-            raise ImageError(
-                f"{escape_name(self._records[index].name)}: {reason} (without --strict it would be skipped)"
-            )
         self._check(len(self._reasons))
 
     def _check(self, n_skipped: int) -> None:
-        if n_skipped > self._max_skip * len(self._records):
-            index, reason = next(iter(self._reasons.items()))
-            raise TooManySkippedError(
-                f"{n_skipped} of {len(self._records)} images cannot be used, more than --max-skip "
-                f"{self._max_skip:g} allows; the first, {escape_name(self._records[index].name)}: {reason}. "
-                "Mend the files, or raise --max-skip; what was computed is kept."
-            )
+        for index, reason in self._reasons.items():
+            name = self._records[index].name
+            _check_skipped(n_skipped, len(self._records), self._max_skip, self._strict, name, reason)
+            break  # one is enough to be named
+
+
+def _check_skipped(
+    n_skipped: int, n_images: int, max_skip: float, strict: bool, name: str, reason: str
+) -> None:
+    if strict:
+        raise ImageError(f"{escape_name(name)}: {reason} (without --strict it would be skipped)")
+    if n_skipped > max_skip * n_images:
+        raise TooManySkippedError(
+            f"{n_skipped} of {n_images} images cannot be used, more than --max-skip {max_skip:g} allows; "
+            f"the first, {escape_name(name)}: {reason}. Mend the files, or raise --max-skip; what was "
+            "computed is kept."
+        )
 
 
 def _choose_store_dtype(network: Network, source: Source, records: Sequence[ImageRecord]) -> StoreDtype:
@@ -360,18 +389,27 @@ def _unchanged(
         return False
     if any(stored.get(field) != value for field, value in asked.items()):
         return False
+    if stored.get("versions") != environment()["versions"] or asked["backbone"].startswith("custom:"):
+        return False  # "default" may mean other weights now; loading them tells
     if store.space.decoding != POLICY or store.meta["source"] != source.location:
         return False
     skipped = {item.name: item for item in store.skipped}
     kept = [record for record in records if record.name not in skipped]
-    if len(kept) != len(store) or len(records) != len(store) + len(skipped):
-        return False
-    if any(record.size < 0 for record in records):
+    if len(records) != len(store) + len(skipped) or any(record.size < 0 for record in records):
         return False  # arrays have no time of change
     return kept == store.records and all(
         _same_bytes(source, record, skipped[record.name].digest)
         for record in records
         if record.name in skipped
+    )
+
+
+def _holds(store: FeatureStore, records: Sequence[ImageRecord]) -> bool:
+    """Whether the store seems to hold all these images, by name, size and time."""
+    skipped = {item.name for item in store.skipped}
+    known = {(record.name, record.size, record.mtime_ns) for record in store.records}
+    return all(
+        record.name in skipped or (record.name, record.size, record.mtime_ns) in known for record in records
     )
 
 

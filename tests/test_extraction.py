@@ -146,6 +146,74 @@ class TestRunAgain:
         featx.extract(root, path, layers=["features.5:avg"], **options)
         assert sum(embedded) == 12
 
+    def test_new_images_get_the_layers_that_the_others_have(self, make_photos, tmp_path):
+        root, path = make_photos(splits={"train": 3}), tmp_path / "x.h5"
+        options = {"backbone": "squeezenet1_1", "weights": "none", "image_size": 64, "store_dtype": "float16"}
+        featx.extract(root, path, layers=["features.5:avg", "penultimate"], **options)
+        (root / "train/ants/new.png").write_bytes(png(photo("ants", 77)))
+        store = featx.extract(root, path, **options)
+        assert {layer.name for layer in store.layers} == {"features.5:avg", "features.12.cat:avg"}
+        assert store.summary.computed == 1
+
+    def test_a_touched_file_is_not_computed_again(self, first, embedded):
+        root, path = first
+        for file in root.rglob("*.png"):
+            os.utime(file, ns=(0, 1_700_000_000_000_000_000))
+        assert extract(root, path).summary.reused == 12
+        assert embedded == []
+
+    def test_files_of_another_folder_are_not_trusted_by_size_and_time(self, tmp_path):
+        for name, colour in (("a", 10), ("b", 200)):
+            for label in ("ants", "bees"):
+                folder = tmp_path / name / label
+                folder.mkdir(parents=True)
+                Image.new("RGB", (8, 8), (colour, 0, 0)).save(folder / "1.bmp")
+                os.utime(folder / "1.bmp", ns=(0, 10**18))
+        extract(tmp_path / "a", tmp_path / "x.h5")
+        store = extract(tmp_path / "b", tmp_path / "x.h5")
+        assert store.X("flatten")[:, 0] == pytest.approx(200 / 255, abs=1e-3)
+
+    def test_a_file_that_changed_behind_its_time_leaves_its_twin_a_row(self, make_photos, tmp_path):
+        root, path = make_photos(splits={"train": 2}), tmp_path / "x.h5"
+        one, twin = root / "train/ants/000.png", root / "train/bees/twin.png"
+        shutil.copy(one, twin)
+        options = {"backbone": "squeezenet1_1", "weights": "none", "image_size": 64, "workers": 1}
+        featx.extract(root, path, layers=["features.5:avg"], **options)
+        status = one.stat()
+        other = png(photo("ants", 99, (20, 20)))
+        one.write_bytes(other.ljust(status.st_size, b"\0"))
+        os.utime(one, ns=(0, status.st_mtime_ns))
+        assert one.stat().st_size == status.st_size
+        store = featx.extract(root, path, layers=["features.9:avg"], **options)
+        alone = featx.extract([one, twin], tmp_path / "y.h5", layers=["features.9:avg"], **options)
+        rows = [store.names.index("train/ants/000.png"), store.names.index("train/bees/twin.png")]
+        np.testing.assert_allclose(store.X("features.9")[rows], alone.X("features.9"), rtol=0.05, atol=1e-3)
+        assert (store.digests[rows[0]] != store.digests[rows[1]]).any()
+
+    def test_other_versions_or_a_network_of_the_users_are_looked_at_again(self, first, monkeypatch, embedded):
+        from featx import extraction
+
+        real = extraction.environment()
+        monkeypatch.setattr(extraction, "environment", lambda: {**real, "versions": {"torch": "99"}})
+        loaded = []
+        from featx.backbones import network
+
+        original = network.load_network
+        monkeypatch.setattr(network, "load_network", lambda *a, **k: loaded.append(1) or original(*a, **k))
+        assert extract(*first).summary.reused == 12
+        assert loaded == [1]
+        extract(*first)
+        assert loaded == [1]
+
+    def test_an_unchanged_store_still_answers_to_strict_and_max_skip(self, make_photos, tmp_path):
+        root = make_photos(splits={"train": 5})
+        (root / "train/ants/000.png").write_bytes(b"x")
+        extract(root, tmp_path / "x.h5", max_skip=0.5)
+        with pytest.raises(ImageError, match="without --strict"):
+            extract(root, tmp_path / "x.h5", max_skip=0.5, strict=True)
+        with pytest.raises(TooManySkippedError, match="--max-skip 0"):
+            extract(root, tmp_path / "x.h5", max_skip=0.0)
+
     def test_another_space_is_refused_with_both_values(self, first):
         root, path = first
         with pytest.raises(SpaceMismatchError, match=r"image_size.*32.*16|image_size.*16.*32") as caught:
@@ -296,6 +364,10 @@ class TestErrors:
             ({"backbone": "squeezenet1_1", "weights": "no-such.pth"}, WeightsError, r"no-such\.pth"),
             ({"device": "cuda:99"}, BackboneError, "cuda:99"),
             ({"batch_size": 0}, FeatxError, "batch size of 0"),
+            ({"workers": 0}, FeatxError, "0 workers"),
+            ({"resize": "sqash"}, UnknownNameError, "'squash'"),
+            ({"store_dtype": "float8"}, UnknownNameError, "'float16'"),
+            ({"max_skip": 5}, FeatxError, "between 0 and 1"),
         ],
     )
     def test_say_what_was_got(self, make_photos, tmp_path, options, error, text):

@@ -87,11 +87,11 @@ def decode(data: bytes | NDArray[Any] | Image.Image) -> Image.Image:
     """
     if isinstance(data, np.ndarray):
         return to_rgb(_from_array(data))
-    if isinstance(data, Image.Image):
-        return to_rgb(data)
-    if not data:
+    if isinstance(data, bytes) and not data:
         raise ImageError("the file is empty")
     try:
+        if isinstance(data, Image.Image):
+            return to_rgb(ImageOps.exif_transpose(data))
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,} allowed")
@@ -146,7 +146,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
         raise ImageError(f"an array of shape {array.shape} has no pixels")
     if squeezed.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(squeezed))
-    if squeezed.dtype == np.uint16:
+    if _is_uint16(squeezed):
         return Image.fromarray((squeezed / 257 + 0.5).astype(np.uint8))
     if np.issubdtype(squeezed.dtype, np.floating):
         low, high = float(squeezed.min()), float(squeezed.max())
@@ -156,8 +156,13 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     raise ImageError(f"pixels of dtype {squeezed.dtype} are not supported: uint8, uint16 and float are")
 
 
+def _is_uint16(values: NDArray[Any]) -> bool:
+    """Whatever the byte order: TIFFs of instruments are often big-endian."""
+    return values.dtype.kind == "u" and values.dtype.itemsize == 2
+
+
 def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
-    if values.dtype == np.uint16:
+    if _is_uint16(values):
         return np.asarray(values / 257 + 0.5, dtype=np.uint8)
     finite = np.isfinite(values)
     if not finite.any():

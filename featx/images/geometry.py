@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from featx.errors import ImageError
+from featx.images.decoding import MAX_PIXELS
 from featx.records import Pixels, Preprocess
 
 _RESAMPLING = {
@@ -30,6 +32,11 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> Pixels:
     Returns
     -------
     ndarray of uint8, (image_size, image_size, 3)
+
+    Raises
+    ------
+    ImageError
+        If the image is so thin that resizing its shorter side would need gigabytes.
 
     Notes
     -----
@@ -60,6 +67,8 @@ def _resize_shorter(image: Image.Image, size: int, resampling: Image.Resampling)
     if shorter == size:
         return image
     long = max(1, int(size * longer / shorter))
+    if size * long > MAX_PIXELS:
+        raise ImageError(f"{width}×{height} pixels are too thin for a shorter side of {size}")
     return image.resize((size, long) if width <= height else (long, size), resampling)
 
 

@@ -88,21 +88,27 @@ def load(
     wants = claim or (lambda _digest: True)
 
     def work(index: int, record: ImageRecord) -> LoadedImage:
+        claimed = digest = b""
         before = known.get(record.name)
-        if before and before[:2] == (record.size, record.mtime_ns) and not wants(before[2]):
-            return LoadedImage(index, before[2])
+        if before and before[:2] == (record.size, record.mtime_ns):
+            if not wants(before[2]):
+                return LoadedImage(index, before[2])
+            claimed = before[2]
         try:
             raw = source.read(record)
-        except OSError as error:
-            return LoadedImage(index, b"", reason=f"cannot be read: {error.strerror or error}")
-        digest = digest_of(raw)
-        if not (before and before[2] == digest) and not wants(digest):
-            return LoadedImage(index, digest)
-        try:
+            digest = digest_of(raw)
+            if digest != claimed and not wants(digest):
+                return LoadedImage(index, digest)
             image = decode(raw)
             return LoadedImage(index, digest, prepare(image, preprocess), difference_hash(image))
         except ImageError as error:
             return LoadedImage(index, digest, reason=str(error))
+        except MemoryError:
+            return LoadedImage(index, digest, reason="not enough memory to decode it")
+        except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+            return LoadedImage(
+                index, digest, reason=f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            )
 
     ahead = max(2 * workers, min(16 * workers, AHEAD_BYTES // (3 * preprocess.image_size**2)))
     waiting: deque[Future[LoadedImage]] = deque()
@@ -122,6 +128,13 @@ def load(
 def digest_of(raw: RawImage) -> bytes:
     """SHA-256 of what was read: of the encoded bytes, or of shape, dtype and values of an array.
 
+    A PIL image is decoded first, since palette, transparency and orientation count.
+
+    Raises
+    ------
+    ImageError
+        If it is a PIL image that cannot be decoded.
+
     Examples
     --------
     >>> digest_of(b"abc").hex()[:16]
@@ -129,9 +142,8 @@ def digest_of(raw: RawImage) -> bytes:
     """
     if isinstance(raw, bytes):
         return hashlib.sha256(raw).digest()
-    array = np.asarray(raw)
-    mode = raw.mode if isinstance(raw, Image.Image) else ""
-    header = f"{mode}{array.dtype.str}{array.shape}".encode()
+    array = np.asarray(decode(raw) if isinstance(raw, Image.Image) else raw)
+    header = f"{array.dtype.str}{array.shape}".encode()
     return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).digest()
 
 

@@ -50,6 +50,13 @@ class TestConversions:
         data = encode(Image.fromarray(values))
         assert [pixel(data, (x, 0))[0] for x in range(3)] == [0, 7, 255]
 
+    def test_16_bit_of_the_other_byte_order_is_the_same(self):
+        values = np.array([[1000, 257 * 7]], dtype=">u2")
+        buffer = io.BytesIO()
+        Image.frombytes("I;16B", (2, 1), values.tobytes()).save(buffer, "TIFF")
+        assert [pixel(buffer.getvalue(), (x, 0))[0] for x in range(2)] == [4, 7]
+        assert [pixel(values, (x, 0))[0] for x in range(2)] == [4, 7]
+
     def test_float_is_scaled_by_its_own_range(self):
         data = encode(Image.fromarray(np.array([[-1.0, 0.0, 1.0, np.nan]], dtype=np.float32)), "TIFF")
         assert [pixel(data, (x, 0))[0] for x in range(4)] == [0, 128, 255, 0]
@@ -100,6 +107,20 @@ class TestConversions:
     @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
     def test_formats(self, format):
         assert decode(encode(Image.new("RGB", (5, 7), "teal"), format)).size == (5, 7)
+
+
+class TestPilImages:
+    def test_the_orientation_counts(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = encode(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
+        assert decode(Image.open(io.BytesIO(data))).size == decode(data).size == (20, 40)
+
+    def test_a_truncated_one_has_a_reason(self):
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+        data = encode(noise, "JPEG")
+        with pytest.raises(ImageError, match="truncated"):
+            decode(Image.open(io.BytesIO(data[: len(data) // 2])))
 
 
 class TestArrays:

@@ -113,3 +113,24 @@ def test_array_digests_know_shape_and_dtype():
     digests = {digest_of(array) for array in (zeros, zeros.reshape(4, 4), zeros.view(np.uint16), zeros + 1)}
     assert len(digests) == 4
     assert digest_of(zeros) == digest_of(zeros.copy())
+
+
+def test_pil_images_that_look_different_have_different_digests():
+    images = []
+    for palette in ([0, 0, 0, 255, 255, 255], [255, 255, 255, 0, 0, 0]):
+        image = Image.new("P", (2, 1))
+        image.putpalette(palette)
+        image.putdata([0, 1])
+        images.append(image)
+    assert digest_of(images[0]) != digest_of(images[1])
+
+
+def test_what_cannot_be_loaded_never_is_an_exception():
+    truncated = Image.open(io.BytesIO(png(0)[:60]))
+    thin = Image.new("RGB", (1, 60_000))
+    source = open_source(["zero\0byte.png", truncated, thin])
+    record = Preprocess("crop", 256, 224, "bilinear", (0, 0, 0), (1, 1, 1))
+    reasons = [item.reason for item in load(source, list_images(source), record, workers=1)]
+    assert "cannot be read" in reasons[0]
+    assert "broken image" in reasons[1]
+    assert "too thin" in reasons[2]
