@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -144,6 +145,8 @@ def sync_directory(directory: Path) -> None:
 
 def remove_temporaries(path: Path) -> None:
     """Remove what a killed writer of ``path`` left under temporary names (only under its lock)."""
+    # uuid4().hex and nothing else: a file of the user's may end in .tmp as well.
+    ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
     for entry in path.parent.iterdir():
-        if entry.name.startswith(f"{path.name}.") and entry.name.endswith(TEMPORARY_SUFFIX):
+        if ours.fullmatch(entry.name):
             entry.unlink(missing_ok=True)

@@ -17,7 +17,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +41,7 @@ from featx.records import (
     Space,
     escape_name,
 )
+from featx.store.rounding import MOST_LOST, share_lost
 
 if TYPE_CHECKING:
     from featx.backbones.network import Network
@@ -52,9 +55,23 @@ ALLOWED_TYPES = frozenset(
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
         "sklearn.calibration._TemperatureScaling",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     }
 )
 """Types a head may hold besides those that skops trusts by itself (scikit-learn's public estimators)."""
+
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What :mod:`zipfile` raises for a file with a changed byte, depending on where it is."""
 
 
 class Model:
@@ -89,12 +106,26 @@ class Model:
     ) -> None:
         self.path = Path(path)
         manifest = _read_manifest(self.path)
-        self.classes_: NDArray[np.str_] = np.array(manifest["classes"], dtype=np.str_)
-        self.card: dict[str, Any] = manifest["card"]
-        self.space = Space.from_json(manifest["space"])
-        self.layer = LayerInfo(**manifest["layer"])
-        self._weights = os.fspath(weights) if weights is not None else str(manifest["weights"]["spec"])
-        self._seed = int(self.space.weights.get("seed", 0))
+        try:
+            self.classes_: NDArray[np.str_] = np.array(list(manifest["classes"]), dtype=np.str_)
+            self.card: dict[str, Any] = dict(manifest["card"])
+            self.space = Space.from_json(manifest["space"])
+            self.layer = LayerInfo(**manifest["layer"])
+            self._imported = self.space.provider == "import"
+            self._dtype = np.dtype(self.space.store_dtype)
+            self._preprocess = None if self._imported else Preprocess.from_json(self.space.preprocess)
+            self._weights = os.fspath(weights) if weights is not None else str(manifest["weights"]["spec"])
+            self._seed = int(self.space.weights.get("seed", 0))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ModelFileError(
+                f"{self.path} is damaged, or of another featx: its manifest does not describe a model "
+                f"({type(error).__name__}: {error}); make it again with `featx fit`"
+            ) from error
+        self._networks: dict[str, Network] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The network is built again where it is needed: a pickle need not carry the weights.
+        return self.__dict__ | {"_networks": {}}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None) -> Model:
@@ -131,6 +162,8 @@ class Model:
         ------
         ImageError
             If an image cannot be used; :meth:`stream` goes on instead.
+        ModelFileError
+            If the model was fitted on embeddings made elsewhere: there is nothing to embed images with.
         """
         return np.asarray(self.classes_[self.predict_proba(images).argmax(axis=1)])
 
@@ -146,6 +179,8 @@ class Model:
         ------
         ImageError
             If an image cannot be used.
+        ModelFileError
+            As for :meth:`predict`.
         """
         rows = []
         for name, probabilities, error in self._probabilities(images):
@@ -205,6 +240,12 @@ class Model:
         workers: int | Literal["auto"] = "auto",
         on_progress: ProgressCallback | None = None,
     ) -> Iterator[tuple[str, NDArray[np.float64] | None, str]]:
+        if self._imported:
+            raise ModelFileError(
+                f"{self.path} was fitted on embeddings made elsewhere ({self.space.backbone}), so images "
+                f"cannot be embedded here; give such embeddings, (n, {self.layer.dim}), to "
+                "model.estimator_.predict_proba(X), whose columns are model.classes_"
+            )
         opened = open_source(source)
         records = list_images(opened)
         network = self._network(device)
@@ -220,10 +261,7 @@ class Model:
         position = 0
         for batch in batches:
             if batch.indices:
-                # Through the stored dtype, so that the head sees what it was trained on.
-                stored = batch.features[self.layer.name].astype(self.space.store_dtype)
-                probabilities = head.predict_proba(stored.astype(np.float32))
-                waiting |= {index: (row, "") for index, row in zip(batch.indices, probabilities, strict=True)}
+                waiting |= self._judge(head, batch.indices, batch.features[self.layer.name])
             waiting |= {item.index: (None, item.reason) for item in batch.others}
             while position in waiting:
                 yield (records[position].name, *waiting.pop(position))
@@ -231,9 +269,28 @@ class Model:
             if on_progress is not None:
                 on_progress(Progress("predict", position, len(records)))
 
+    def _judge(
+        self, head: Any, indices: list[int], rows: NDArray[np.float32]
+    ) -> dict[int, tuple[NDArray[np.float64] | None, str]]:
+        """Predict by index, through the stored dtype, so that the head sees what it was trained on."""
+        fits = share_lost(rows, self._dtype) <= MOST_LOST
+        judged: dict[int, tuple[NDArray[np.float64] | None, str]] = {}
+        if fits.any():
+            probabilities = head.predict_proba(rows[fits].astype(self._dtype).astype(np.float32))
+            for position, row in zip(np.flatnonzero(fits), probabilities, strict=True):
+                judged[indices[position]] = (row, "")
+        for position in np.flatnonzero(~fits):
+            reach = float(np.abs(rows[position]).max())
+            judged[indices[position]] = (
+                None,
+                f"the embedding does not fit {self._dtype.name}, in which the model was fitted (it reaches "
+                f"{reach:.6g})",
+            )
+        return judged
+
     @cached_property
     def estimator_(self) -> Any:
-        """The head: a fitted scikit-learn estimator on embeddings (n, dim).
+        """The head: a fitted scikit-learn estimator on embeddings (n, dim); its columns are ``classes_``.
 
         Raises
         ------
@@ -275,6 +332,11 @@ class Model:
             )
 
     def _network(self, device: str) -> Network:
+        if device not in self._networks:
+            self._networks[device] = self._load_network(device)
+        return self._networks[device]
+
+    def _load_network(self, device: str) -> Network:
         from featx.backbones.network import load_network
 
         try:
@@ -285,7 +347,7 @@ class Model:
                 precision=self.space.precision,
                 device=device,
                 seed=self._seed,
-                preprocess=Preprocess.from_json(self.space.preprocess),
+                preprocess=self._preprocess,
             )
         except WeightsError as error:
             raise WeightsError(
@@ -388,5 +450,5 @@ def _read_member(path: Path, name: str) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise ModelFileError(f"{path} is no model file of featx, or damaged ({error})") from error

@@ -126,7 +126,7 @@ def format_predictions(
     format : {"csv", "jsonl"}
         CSV has the columns ``name``, ``label``, ``probability``, then ``label_2``,
         ``probability_2``, … up to ``top``, and ``error``; JSON lines have the same keys. In JSON, bytes
-        of a name that are no text are escaped.
+        of a name, a label or an error that are no text are escaped.
     top : int, default=1
 
     Yields
@@ -165,8 +165,10 @@ def format_predictions(
             for rank in range(top):
                 suffix = f"_{rank + 1}" if rank else ""
                 label, p = pairs[rank] if rank < len(pairs) else (None, None)
-                row |= {f"label{suffix}": label, f"probability{suffix}": p}
-            yield json.dumps({**row, "error": prediction.error or None}, ensure_ascii=False) + "\n"
+                row[f"label{suffix}"] = None if label is None else escape_name(label)
+                row[f"probability{suffix}"] = p
+            row["error"] = escape_name(prediction.error) or None
+            yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _csv_line(cells: list[str]) -> str:

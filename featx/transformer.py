@@ -27,7 +27,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
     ----------
     backbone : str, default="resnet50"
     weights : {"default", "none"} or path
-    layers : sequence of str
+    layers : sequence of str, or str
         ``NODE`` or ``NODE:POOL``; several are joined side by side. Empty for the penultimate one.
     preprocess, resize, image_size, precision, device, batch_size, workers, seed
         As for :func:`featx.extract`.
@@ -53,7 +53,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         backbone: str = "resnet50",
         *,
         weights: str | os.PathLike[str] = "default",
-        layers: Sequence[str] = (),
+        layers: str | Sequence[str] = (),
         preprocess: str | Preprocess | None = None,
         resize: Resize | None = None,
         image_size: int | None = None,
@@ -83,6 +83,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         BackboneError, WeightsError, UnknownNameError
         """
         self.n_features_out_ = sum(layer.dim for layer in self._load().layers)
+        self._fitted_with = self._settings()
         return self
 
     def transform(self, X: Sequence[ImageLike]) -> NDArray[np.float32]:
@@ -101,9 +102,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         ImageError
             If an image cannot be used.
         FeatxError
-            If there are no images.
+            If there are no images, or parameters that change the embeddings were set after ``fit``.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         if len(X) == 0:
             raise FeatxError("No images were given; expected at least one path, array or PIL image.")
         network = self._load()
@@ -128,8 +129,13 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         Returns
         -------
         ndarray of str, (n_features_out_,)
+
+        Raises
+        ------
+        FeatxError
+            If parameters that change the embeddings were set after ``fit``.
         """
-        check_is_fitted(self)
+        self._check_fitted()
         names = [f"{layer.name}_{i}" for layer in self._load().layers for i in range(layer.dim)]
         return np.array(names, dtype=object)
 
@@ -140,10 +146,28 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         # The network is built again where it is needed: a pickle need not carry the weights.
         return {name: value for name, value in super().__getstate__().items() if name != "_network"}
 
-    def _load(self) -> Network:
-        settings = {
+    def _settings(self) -> dict[str, Any]:
+        """Parameters that the network is built with."""
+        names = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
+        own = {
             name: value for name, value in self.get_params().items() if name not in ("batch_size", "workers")
         }
+        return own | {"layers": names}
+
+    def _check_fitted(self) -> None:
+        check_is_fitted(self)
+        then, now = self._fitted_with, self._settings()
+        # The device may change: what was fitted on a GPU may go on without one.
+        changed = [
+            f"{name}: {then[name]!r} then, {now[name]!r} now"
+            for name in now
+            if name != "device" and now[name] != then[name]
+        ]
+        if changed:
+            raise FeatxError(f"The parameters changed since fit ({'; '.join(changed)}); fit again.")
+
+    def _load(self) -> Network:
+        settings = self._settings()
         cached: tuple[dict[str, Any], Network] | None = getattr(self, "_network", None)
         if cached is not None and cached[0] == settings:
             return cached[1]
@@ -152,7 +176,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         network = load_network(
             self.backbone,
             weights=self.weights,
-            layers=[parse_layer(layer) for layer in self.layers],
+            layers=[parse_layer(layer) for layer in settings["layers"]],
             precision=self.precision,
             device=self.device,
             seed=self.seed,

@@ -101,3 +101,31 @@ def test_disk_errors_name_path_reason_and_remedy(path, code, remedy):
     assert str(path) in str(caught.value)
     assert os.strerror(code) in str(caught.value)
     assert files.TEMPORARY_SUFFIX not in str(caught.value)
+
+
+def test_only_our_own_temporaries_are_removed(path):
+    ours = f"{path.name}.{'0123456789abcdef' * 2}.tmp"
+    theirs = [
+        f"{path.name}.my-backup.tmp",
+        f"{path.name}.{'0123456789abcdef' * 2}.tmp.old",
+        f"other.{'0123456789abcdef' * 2}.tmp",
+    ]
+    for name in [ours, *theirs]:
+        path.with_name(name).write_bytes(b"x")
+    files.remove_temporaries(path)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == sorted(theirs)
+
+
+def test_what_a_killed_publish_leaves_is_removed(path, monkeypatch):
+    def killed(*paths):
+        monkeypatch.setattr(files.Path, "unlink", lambda self: None)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt), publish(path) as file:
+            file.write(b"x")
+    monkeypatch.undo()
+    assert len(list(path.parent.iterdir())) == 1
+    files.remove_temporaries(path)
+    assert list(path.parent.iterdir()) == []

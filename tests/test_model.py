@@ -11,6 +11,9 @@ from PIL import Image
 
 import featx
 from featx.errors import ImageError, ModelFileError
+from featx.heads import find_head, list_heads, tune
+from featx.model import save_model
+from featx.records import LayerInfo, Space
 
 HEADS = ["logreg", "linear-svm", "rbf-svm"]
 
@@ -38,6 +41,36 @@ def rewrite(path, **members):
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in contents.items():
             archive.writestr(name, data)
+
+
+def change_manifest(path, change):
+    with zipfile.ZipFile(path) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+    change(manifest)
+    rewrite(path, manifest_json=json.dumps(manifest))
+
+
+@pytest.mark.parametrize("classes", [("ants", "bees"), ("ants", "bees", "wasps")])
+@pytest.mark.parametrize("name", list_heads())
+def test_every_head_predicts_the_same_from_its_file(name, classes, tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.repeat(classes, 8)
+    X = (rng.normal(size=(len(y), 6)) + np.repeat(np.eye(3, 6)[: len(classes)] * 3, 8, axis=0)).astype("f4")
+    one = {parameter: values[-1:] for parameter, values in find_head(name).grid.items()}
+    estimator = tune(name, X, y, grid=one, cv=2).best_estimator_
+    save_model(
+        tmp_path / "model.featx",
+        estimator,
+        classes=np.array(classes),
+        space=Space("import", "mine", {"digest": "0"}, {}, "none", "fp32", "float32"),
+        layer=LayerInfo("embedding", "flatten", 6),
+        weights={"spec": "default"},
+        card={},
+        examples=X,
+    )
+    loaded = featx.Model.load(tmp_path / "model.featx").estimator_
+    np.testing.assert_allclose(loaded.predict_proba(X), estimator.predict_proba(X), atol=1e-6)
+    assert loaded.predict(X).tolist() == estimator.predict(X).tolist()
 
 
 class TestRoundTrip:
@@ -80,6 +113,63 @@ class TestRoundTrip:
         assert "not an image" in bad.error
         with pytest.raises(ImageError, match=r"b\.png"):
             model.predict(tmp_path / "new")
+
+    def test_an_embedding_out_of_range_loses_its_image_only(self, path, monkeypatch):
+        from featx.backbones.network import Network
+
+        original = Network.embed
+
+        def embed(self, pixels):
+            rows = original(self, pixels)["flatten:flatten"]
+            scale = np.array([1.0, 1e9, 1e-12, 1.0], np.float32)[: len(rows), None]
+            return {"flatten:flatten": rows * scale}
+
+        images = [photo("bees", seed) for seed in range(4)]
+        model = featx.Model.load(path)
+        assert model.space.store_dtype == "float16"
+        expected = model.predict_proba(images)
+        monkeypatch.setattr(Network, "embed", embed)
+        found = list(model.stream(images, top=2))
+        assert ["does not fit float16" in prediction.error for prediction in found] == [
+            False,
+            True,
+            True,
+            False,
+        ]
+        for index in (0, 3):
+            np.testing.assert_allclose(sorted(found[index].probabilities), sorted(expected[index]))
+        with pytest.raises(ImageError, match="does not fit float16"):
+            model.predict(images[1:2] * 2)
+
+    def test_the_network_is_built_once_and_not_pickled(self, path, monkeypatch):
+        from featx.backbones import network
+
+        calls = []
+        original = network.load_network
+        monkeypatch.setattr(
+            network, "load_network", lambda *args, **options: calls.append(args) or original(*args, **options)
+        )
+        model = featx.Model.load(path)
+        rows = [model.predict_proba([photo("bees", 1)]) for _ in range(3)]
+        assert len(calls) == 1
+        list(model.stream([photo("bees", 1)], device="cpu"))
+        assert len(calls) == 2
+        again = pickle.loads(pickle.dumps(model))
+        assert b"Network" not in pickle.dumps(model)
+        np.testing.assert_array_equal(again.predict_proba([photo("bees", 1)]), rows[0])
+        assert len(calls) == 3
+
+    def test_a_model_of_imported_embeddings_says_how_to_predict(self, tmp_path):
+        rng = np.random.default_rng(0)
+        y = np.repeat(["ants", "bees"], 10)
+        X = (rng.normal(size=(20, 4)) + 4 * (y == "bees")[:, None]).astype(np.float32)
+        store = featx.FeatureStore.from_arrays(tmp_path / "x.h5", X, y, [f"{row}.jpg" for row in range(20)])
+        featx.fit(store, heads=["logreg"], cv=2, jobs=1, output=tmp_path / "run")
+        model = featx.Model.load(tmp_path / "run")
+        with pytest.raises(ModelFileError, match=r"made elsewhere.*estimator_\.predict_proba"):
+            model.predict([photo("bees", 1)])
+        rows = model.estimator_.predict_proba(X)
+        assert np.mean(model.classes_[rows.argmax(axis=1)] == y) == 1
 
 
 class TestHostileAndBroken:
@@ -129,6 +219,41 @@ class TestHostileAndBroken:
     def test_truncated(self, path):
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(ModelFileError):
+            featx.Model.load(path)
+
+    @pytest.mark.parametrize("member", ["manifest.json", "head.skops", "check.npz"])
+    def test_any_changed_byte(self, path, tmp_path, member):
+        data = path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            start = archive.getinfo(member).header_offset
+        broken = tmp_path / "broken.featx"
+        for offset in range(start, start + 120):
+            changed = bytearray(data)
+            changed[offset] ^= 0xFF
+            broken.write_bytes(changed)
+            try:
+                _ = featx.Model.load(broken).estimator_
+            except ModelFileError:
+                continue
+            assert offset < start + 30  # times and versions, which nobody reads
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda manifest: manifest["space"].update(colour="grey"),
+            lambda manifest: manifest["space"].pop("decoding"),
+            lambda manifest: manifest["space"].update(weights=None),
+            lambda manifest: manifest["space"].update(store_dtype="float17"),
+            lambda manifest: manifest["space"]["preprocess"].pop("mean"),
+            lambda manifest: manifest.update(layer=None),
+            lambda manifest: manifest.update(classes=None),
+            lambda manifest: manifest.update(card=3),
+            lambda manifest: manifest.update(weights={}),
+        ],
+    )
+    def test_a_manifest_that_describes_no_model(self, path, change):
+        change_manifest(path, change)
+        with pytest.raises(ModelFileError, match="manifest does not describe a model"):
             featx.Model.load(path)
 
 

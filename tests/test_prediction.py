@@ -37,6 +37,13 @@ class TestFormats:
         assert lines[1]["name"] == "latin-\\udce9.jpg"
         assert lines[2]["label"] is None
 
+    def test_json_lines_are_text_whatever_bytes_a_label_has(self):
+        rows = [Prediction("a.jpg", ("caf\udce9",), (1.0,)), Prediction("b.jpg", (), (), "no \udcff")]
+        text = "".join(format_predictions(rows, "jsonl")).encode("utf-8")
+        good, bad = (json.loads(line) for line in text.splitlines())
+        assert good["label"] == "caf\\udce9"
+        assert bad["error"] == "no \\udcff"
+
     def test_another_format(self):
         with pytest.raises(FeatxError, match="csv or jsonl"):
             list(format_predictions(ROWS, "xml"))

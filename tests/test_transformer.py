@@ -63,6 +63,27 @@ def test_a_changed_parameter_is_not_answered_by_the_old_network():
     assert extractor.transform(IMAGES[:1]).shape == (1, 48)
 
 
+def test_parameters_changed_after_fit_ask_for_a_new_fit():
+    extractor = featx.FeatureExtractor("pixels", image_size=8).fit(IMAGES[:1])
+    extractor.set_params(image_size=4)
+    with pytest.raises(featx.FeatxError, match=r"changed since fit \(image_size: 8 then, 4 now\); fit again"):
+        extractor.transform(IMAGES[:1])
+    again = pickle.loads(pickle.dumps(extractor))
+    with pytest.raises(featx.FeatxError, match="changed since fit"):
+        again.get_feature_names_out()
+    again.set_params(image_size=8, batch_size=1, device="cpu")
+    assert again.transform(IMAGES[:1]).shape == (1, 192)
+
+
+def test_one_layer_may_be_a_plain_name():
+    options = {"weights": "none", "image_size": 64}
+    extractor = featx.FeatureExtractor("squeezenet1_1", layers="features.5:avg", **options)
+    rows = extractor.fit_transform(IMAGES[:2])
+    several = featx.FeatureExtractor("squeezenet1_1", layers=["features.5:avg"], **options)
+    np.testing.assert_array_equal(rows, several.fit_transform(IMAGES[:2]))
+    assert clone(extractor).layers == "features.5:avg"
+
+
 def test_a_bad_image_is_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(png(IMAGES[0])[:40])
     with pytest.raises(ImageError, match=r"bad\.png"):

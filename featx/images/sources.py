@@ -24,22 +24,28 @@ SourceLike: TypeAlias = "str | os.PathLike[str] | Sequence[ImageLike] | NDArray[
 
 SPLIT_FOLDERS = {
     "train": "train",
+    "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
     "test": "test",
+    "testing": "test",
 }
 """Folder names that mean a split, in lower case."""
 
 # fmt: off
 SIDECARS = frozenset({
-    ".bib", ".cfg", ".csv", ".db", ".gz", ".h5", ".htm", ".html", ".ini", ".ipynb", ".json", ".jsonl",
-    ".log", ".mat", ".md", ".npy", ".npz", ".parquet", ".pdf", ".pkl", ".pth", ".py", ".rst",
-    ".safetensors", ".sh", ".tar", ".toml", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
-    ".zip",
+    ".bib", ".cfg", ".csv", ".db", ".featx", ".gz", ".h5", ".htm", ".html", ".ini", ".ipynb", ".json",
+    ".jsonl", ".lock", ".log", ".mat", ".md", ".npy", ".npz", ".parquet", ".part", ".pdf", ".pkl", ".pth",
+    ".py", ".rst", ".safetensors", ".sh", ".tar", ".tmp", ".toml", ".tsv", ".txt", ".xls", ".xlsx",
+    ".xml", ".yaml", ".yml", ".zip",
 })
 # fmt: on
 """Files of these endings lie beside images and are no images; everything else is tried."""
+
+_RUN_SCHEMA = b'"featx.results/'
+"""Stands at the head of a run folder's ``results.json``; other people's files of that name are no reason."""
 
 
 class Source(Protocol):
@@ -68,8 +74,10 @@ class Source(Protocol):
 class FolderSource:
     """Images under a folder: class folders, split folders with class folders, or a flat folder.
 
-    Hidden files, and files whose ending says that they are no images (:data:`SIDECARS`), are not
-    listed. A folder reached through a symbolic link is listed unless that leads in a circle.
+    Hidden files, files whose ending says that they are no images (:data:`SIDECARS`), and what featx
+    itself writes (run folders, parts of a store) are not listed. A folder reached through a symbolic
+    link is listed unless that leads in a circle; a link that leads nowhere is listed as a file of
+    unknown size, so that its absence is heard of. A file beside the split folders has no split.
 
     Parameters
     ----------
@@ -96,7 +104,7 @@ class FolderSource:
         self.location = str(self.root.resolve())
         if not self.root.is_dir():
             raise SourceError(f"{_shown(root)} is no folder; give one with a folder of images per class")
-        folders = [entry.name for entry in _scan(self.root) if entry.is_dir()]
+        folders = [entry.name for entry in _scan(self.root) if _is_listed_folder(entry)]
         splits = [name for name in folders if name.lower() in SPLIT_FOLDERS]
         if splits and len(splits) == len(folders):
             self.kind = "split folders"
@@ -105,11 +113,12 @@ class FolderSource:
                 raise SourceError(
                     f"{_shown(root)} has several folders of one split ({', '.join(splits)}); keep one"
                 )
-        elif "train" in [name.lower() for name in splits]:
-            extra = sorted(set(folders) - set(splits))
+        elif len(splits) > 1 or {name.lower() for name in splits} & {"train", "test"}:
+            extra = [_shown(name) for name in folders if name not in splits]
             raise SourceError(
-                f"{_shown(root)} has a train folder and others that are no splits ({', '.join(extra[:5])}); "
-                "expected only train, val (valid, validation) and test there: move the others away"
+                f"{_shown(root)} has folders of splits ({', '.join(splits)}) and others that are no splits "
+                f"({', '.join(extra[:5])}); expected only train, val and test there: move the others away, "
+                "or rename a class of that name"
             )
         else:
             self.kind = "class folders" if folders else "flat folder"
@@ -119,17 +128,15 @@ class FolderSource:
             name = os.path.relpath(entry.path, self.root).replace(os.sep, "/")
             folders = name.split("/")[:-1]
             split = None
-            if self.kind == "split folders":
-                if not folders:
-                    continue
+            if self.kind == "split folders" and folders:
                 split = SPLIT_FOLDERS[folders.pop(0).lower()]
-            status = entry.stat()
+            try:
+                status = entry.stat()
+                size, mtime_ns = status.st_size, status.st_mtime_ns
+            except OSError:  # a link to nowhere; reading it gives the reason
+                size, mtime_ns = -1, -1
             yield ImageRecord(
-                name=name,
-                label=folders[0] if folders else None,
-                split=split,
-                size=status.st_size,
-                mtime_ns=status.st_mtime_ns,
+                name=name, label=folders[0] if folders else None, split=split, size=size, mtime_ns=mtime_ns
             )
 
     def read(self, record: ImageRecord) -> bytes:
@@ -194,15 +201,18 @@ def open_source(source: SourceLike) -> Source:
     Parameters
     ----------
     source : path, sequence, ndarray or Source
-        A folder of class folders; a folder with ``train``, ``val`` (``valid``, ``validation``),
-        ``test`` above the class folders; a flat folder (no labels); one image file; a sequence of
-        paths, arrays and PIL images; an array (N, H, W) or (N, H, W, 3).
+        A folder of class folders; a folder with ``train`` (``training``), ``val`` (``valid``,
+        ``validation``, ``dev``), ``test`` (``testing``) above the class folders; a flat folder (no
+        labels); one image file; a sequence of paths, arrays and PIL images; an array (N, H, W) or
+        (N, H, W, 3).
 
     Raises
     ------
     SourceError
         If there is nothing, or nothing that can be listed.
     """
+    if isinstance(source, bytes):
+        return open_source(os.fsdecode(source))
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if path.is_dir():
@@ -210,18 +220,28 @@ def open_source(source: SourceLike) -> Source:
         if path.is_file():
             if path.suffix.lower() in SIDECARS:
                 raise SourceError(
-                    f"{_shown(source)} is a {path.suffix} file; expected a folder of images or one image file"
+                    f"{_shown(path)} is a {path.suffix} file; expected a folder of images or one image file"
                 )
             return FileSource(path)
-        raise SourceError(f"{_shown(source)} does not exist; give a folder with a folder of images per class")
+        raise SourceError(f"{_shown(path)} does not exist; give a folder with a folder of images per class")
     if isinstance(source, np.ndarray):
         if source.ndim not in (3, 4):
             raise SourceError(
                 f"an array of shape {source.shape} is no stack of images: (N, H, W) or (N, H, W, 3) is"
             )
+        if source.ndim == 3 and source.shape[-1] in (3, 4):
+            raise SourceError(
+                f"an array of shape {source.shape} is one colour image, expected a stack: give image[None], "
+                "or list(images) if it is grey images of that width"
+            )
         return ItemsSource(list(source))
     if isinstance(source, Sequence):
         return ItemsSource(source)
+    if not all(hasattr(source, name) for name in ("__iter__", "read", "kind", "location")):
+        raise SourceError(
+            f"a {type(source).__name__} is no source of images; give a path, a list of paths, arrays and PIL "
+            "images (list(…) makes one), or an object with kind, location, __iter__ and read"
+        )
     return source
 
 
@@ -262,10 +282,39 @@ def _walk(folder: str | os.PathLike[str], above: tuple[tuple[int, int], ...]) ->
     if here in above:
         return
     for entry in _scan(folder):
-        if entry.is_dir():
-            yield from _walk(entry.path, (*above, here))
-        elif Path(entry.name).suffix.lower() not in SIDECARS and entry.is_file():
+        if _is_folder(entry):
+            if _is_listed_folder(entry):
+                yield from _walk(entry.path, (*above, here))
+        elif Path(entry.name).suffix.lower() not in SIDECARS and _is_file_or_lost(entry):
             yield entry
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_listed_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a folder, and none that featx wrote: a source may hold the results of its own run."""
+    if not _is_folder(entry):
+        return False
+    if entry.name.endswith(".parts") and ".h5" in entry.name:
+        return False
+    try:
+        with (Path(entry.path) / "results.json").open("rb") as file:
+            return _RUN_SCHEMA not in file.read(200)
+    except OSError:
+        return True
+
+
+def _is_file_or_lost(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a file, or a link that leads nowhere; not a pipe, which would block its reader."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:  # a link to itself
+        return True
 
 
 def _shown(path: str | os.PathLike[str]) -> str:

@@ -396,7 +396,7 @@ def test_a_damaged_store_is_not_added_to(kit, path):
 
 def test_what_a_killed_writer_left_is_removed(kit, path):
     crash(kit, path, [0, 1])
-    (path.parent / f"{path.name}.0123.tmp").write_bytes(b"half")
+    (path.parent / f"{path.name}.{'0' * 32}.tmp").write_bytes(b"half")
     (parts(path)[0].parent / "part-000002-ab.h5.0123.tmp").write_bytes(b"half")
     (path.parent / "photos.h5x.0123.tmp").write_bytes(b"not ours")
     kit.store(path, [0, 1])
