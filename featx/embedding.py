@@ -126,12 +126,12 @@ def choose_preprocess(
     if resize is not None and resize not in get_args(Resize):
         raise UnknownNameError("resize", resize, get_args(Resize))
     from featx.backbones.catalog import find_backbone
-    from featx.backbones.weights import default_preprocess
+    from featx.backbones.weights import default_preprocess, find_preprocess
 
     if isinstance(preprocess, Preprocess):
         record = preprocess
     elif preprocess is not None:
-        record = find_backbone(preprocess).preprocess
+        record = find_preprocess(preprocess, find_backbone(backbone))
     else:
         record = default_preprocess(find_backbone(backbone), weights)
     if image_size is not None:

@@ -261,7 +261,8 @@ class ResultRow:
     ``weights`` says in words where the network's weights come from; ``cv`` holds ``mean``, ``sd`` and
     ``folds``, the accuracies of the chosen parameters; ``test`` the metrics by name, empty without a
     test split; ``seconds`` the wall time of ``extract``, ``fit`` and ``predict``; ``warnings`` what
-    the reader of the row must know (no convergence, grid edge).
+    the reader of the row must know (no convergence, grid edge); ``label`` names the network where its
+    own name is that of another store's too.
     """
 
     kind: RowKind
@@ -278,6 +279,7 @@ class ResultRow:
     dim: int
     store: str
     warnings: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

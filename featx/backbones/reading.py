@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,12 +145,17 @@ def _load_pickle(path: Path) -> object:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Files of other origin are warned of and then refused; one line is enough.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # A damaged file fails in whatever way the unpickler meets first.
+        # A damaged file fails in whatever way the unpickler meets first. Its text is not quoted: torch's
+        # advice is to load the file in a way that runs the code in it.
         raise WeightsError(
-            f"Cannot read the weights {str(path)!r}: they are no tensors, or damaged ({read_error(error)}). "
-            "Expected a state dict saved with torch.save, or safetensors; code in a file is never run."
+            f"Cannot read the weights {str(path)!r}: they hold more than tensors, or are damaged "
+            f"({type(error).__name__}). Expected a state dict saved with torch.save, or safetensors; code in "
+            "a file is never run."
         ) from error
 
 

@@ -9,14 +9,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featx.backbones.catalog import find_backbone, list_backbones
 from featx.backbones.reading import Weights, preprocess_of, read_metadata, read_weights, state_digest
-from featx.errors import WeightsError
+from featx.errors import UnknownNameError, WeightsError
 from featx.records import Preprocess
 
 if TYPE_CHECKING:
     from featx.backbones.catalog import Backbone
 
-__all__ = ["Weights", "default_preprocess", "resolve_weights"]
+__all__ = ["Weights", "default_preprocess", "find_preprocess", "resolve_weights"]
 
 
 def resolve_weights(
@@ -68,6 +69,42 @@ def resolve_weights(
         # Without a loader the network is built with its weights, and network.py takes the digest.
         return backbone.default_state() if backbone.default_state else Weights("embedded", "", backbone.name)
     return read_weights(Path(spec))
+
+
+def find_preprocess(name: str, backbone: Backbone) -> Preprocess:
+    """Find a preprocessing record by name.
+
+    Parameters
+    ----------
+    name : str
+        A backbone, whose record for files is meant; or published weights, as
+        ``ResNet50_Weights.IMAGENET1K_V2``, or ``IMAGENET1K_V2`` for those of ``backbone``.
+    backbone : Backbone
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such record.
+
+    Examples
+    --------
+    >>> from featx.backbones.catalog import find_backbone
+    >>> find_preprocess("IMAGENET1K_V2", find_backbone("resnet50")).resize_size
+    232
+    """
+    from featx.backbones.providers.torchvision import find_record
+
+    if name in list_backbones():
+        return find_backbone(name).preprocess
+    record = find_record(name, backbone.name)
+    if record is None:
+        raise UnknownNameError(
+            "preprocessing record",
+            name,
+            list_backbones(),
+            "Give a backbone, or published weights such as ResNet50_Weights.IMAGENET1K_V2.",
+        )
+    return record
 
 
 def default_preprocess(backbone: Backbone, spec: str | os.PathLike[str] = "default") -> Preprocess:

@@ -63,7 +63,9 @@ def backbone_options(command: Command) -> Command:
             help="The network's own best, seeded random ones, or a .pth or .safetensors file.",
         ),
         click.option(
-            "--preprocess", metavar="RECORD", help="Use the preprocessing of this backbone's weights."
+            "--preprocess",
+            metavar="RECORD",
+            help="Another record: a backbone, or published weights such as IMAGENET1K_V2.",
         ),
         click.option(
             "--resize",

@@ -31,10 +31,10 @@ class FeatxGroup(click.Group):
         except FeatxError as error:
             raise click.ClickException(" ".join(str(error).split("\n"))) from error
         except KeyboardInterrupt:
-            click.echo("Interrupted. What was finished is kept; run the same command to go on.", err=True)
+            click.echo(f"Interrupted.{_outlook(ctx)}", err=True)
             ctx.exit(SIGINT_CODE)
         except Terminated:
-            click.echo("Terminated. What was finished is kept; run the same command to go on.", err=True)
+            click.echo(f"Terminated.{_outlook(ctx)}", err=True)
             ctx.exit(SIGTERM_CODE)
 
     def resolve_command(
@@ -67,8 +67,18 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run featx as a program."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(cli.main())
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        sys.exit(cli.main())
+    except KeyboardInterrupt:  # before click takes over
+        sys.exit(SIGINT_CODE)
+
+
+def _outlook(ctx: click.Context) -> str:
+    """Say what is kept, where something is."""
+    if ctx.invoked_subcommand != "extract":
+        return ""
+    return " What was finished is kept; run the same command to go on."
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signal's signature

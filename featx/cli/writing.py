@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -47,6 +48,8 @@ def write_predictions(
     from featx.files import publish
     from featx.prediction import format_predictions
 
+    if file:
+        _refuse_foreign(Path(file))
     labels: Counter[str] = Counter()
     errors: list[str] = []
 
@@ -58,12 +61,13 @@ def write_predictions(
                 labels[prediction.labels[0]] += 1
             yield prediction
 
+    stream = count()
+    # The first one before anything is written: wrong weights or a wrong folder show up here.
+    first = list(itertools.islice(stream, 1))
     chosen = format or (SUFFIXES.get(Path(file).suffix.lower()) if file else None) or "csv"
-    lines = format_predictions(count(), chosen, top=top)
+    lines = format_predictions(itertools.chain(first, stream), chosen, top=top)
     if file:
         path = Path(file)
-        if path.is_dir():
-            raise FeatxError(f"{file} is a folder; give a file for the predictions")
         with publish(path) as out:
             for line in lines:
                 out.write(line.encode("utf-8", "surrogateescape"))
@@ -75,7 +79,25 @@ def write_predictions(
         for _ in lines:
             pass
     if errors:
-        click.echo(
-            f"{len(errors)} images could not be used, such as {errors[0]}; see the column error", err=True
-        )
+        images = "1 image" if len(errors) == 1 else f"{len(errors)} images"
+        click.echo(f"{images} could not be used, such as {errors[0]}; see the column error", err=True)
+    if file:
+        click.echo(f"{file}: {labels.total()} predicted", err=True)
+    if not labels:
+        raise FeatxError(f"None of the {len(errors)} images could be used; the column error says why")
     return {"images": labels.total(), "labels": dict(labels), "errors": len(errors), "output": file}
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Replace earlier predictions, and nothing else."""
+    if path.exists() and not path.is_file():
+        raise FeatxError(f"{path} is a folder or a device; give a file for the predictions")
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise FeatxError(f"{path} cannot be read: {error.strerror}; choose another file with -o") from error
+    if start and not start.startswith((b"name,label,", b'{"name": ')):
+        raise FeatxError(f"{path} exists and holds no predictions of featx; choose another file with -o")

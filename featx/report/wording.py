@@ -194,6 +194,8 @@ def listed(items: Iterable[str], limit: int = 5) -> str:
 def backbone_name(row: Mapping[str, Any]) -> str:
     """Name the network of a row; random weights are part of the name."""
     name = plain(row.get("backbone"))
+    if row.get("label"):
+        return plain(row["label"])
     weights = str(row.get("weights") or "")
     # A reference is raw pixels or a network with random weights; nothing else.
     random = weights.startswith("random") or (not weights and is_reference(row) and name != "pixels")

@@ -116,7 +116,7 @@ def _refuse(path: Path, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise StoreError(f"{path} exists; choose another output, or replace a store with --overwrite")
+        raise StoreError(f"{path} exists; choose another output")
     StoreFile(path).close()
 
 

@@ -391,8 +391,11 @@ class StoreWriter:
     def _refuse_other_space(self, path: Path, space: Space) -> None:
         differences = space.differences(self.space)
         if differences:
+            if "backbone" in differences:  # the other differences follow from this one
+                differences = {"backbone": differences["backbone"]}
             fields = "; ".join(
-                f"{name} is {theirs!r} there and {mine!r} now" for name, (theirs, mine) in differences.items()
+                f"{name} is {_short(theirs)} there and {_short(mine)} now"
+                for name, (theirs, mine) in differences.items()
             )
             raise SpaceMismatchError(
                 f"{path} holds embeddings of another space: {fields}; choose another output, or replace it "
@@ -427,3 +430,9 @@ def _is_disk_error(error: BaseException | None) -> bool:
     return isinstance(error, OSError | MemoryError) or (
         isinstance(error, StoreError) and isinstance(error.__cause__, OSError)
     )
+
+
+def _short(value: Any) -> str:
+    """Write a value; of a digest the beginning."""
+    is_digest = isinstance(value, str) and len(value) == 64
+    return f"{value[:12]}…" if is_digest else repr(value)

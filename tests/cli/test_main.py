@@ -239,3 +239,38 @@ def test_the_launcher_is_featx():
         [sys.executable, "cli.py", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout == f"featx, version {featx.__version__}\n"
+
+
+class TestPredictions:
+    def test_replace_earlier_ones_and_nothing_else(self, folder, photos, store, tmp_path):
+        run("predict", folder, photos / "test", "-o", tmp_path / "p.csv")
+        run("predict", folder, photos / "test", "-o", tmp_path / "p.csv", "--top", 2)
+        assert (tmp_path / "p.csv").read_text().startswith("name,label,probability,label_2")
+        before = store.read_bytes()
+        for other in (store, folder / "model.featx", tmp_path):
+            result = run("predict", folder, photos / "test", "-o", other, code=1)
+            assert "choose another file" in result.stderr or "is a folder" in result.stderr
+        assert store.read_bytes() == before
+
+    def test_an_error_comes_before_any_output(self, folder, tmp_path):
+        result = run("predict", folder, tmp_path / "nothing", code=1)
+        assert result.stdout == ""
+
+    def test_no_usable_image_is_an_error(self, folder, tmp_path):
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "a.png").write_bytes(b"x")
+        result = run("predict", folder, tmp_path / "bad", code=1)
+        assert result.stdout.splitlines()[1].startswith('a.png,,,"not an image')
+        assert "None of the 1 images" in result.stderr
+
+
+def test_published_weights_name_a_preprocessing(photos, tmp_path):
+    options = ["--backbone", "squeezenet1_1", "--weights", "none", "--image-size", 64]
+    run(
+        "extract", photos, "-o", tmp_path / "a.h5", *options, "--preprocess", "ResNet50_Weights.IMAGENET1K_V2"
+    )
+    assert featx.FeatureStore(tmp_path / "a.h5").space.preprocess["resize_size"] == round(232 * 64 / 224)
+    result = run(
+        "extract", photos, "-o", tmp_path / "b.h5", *options, "--preprocess", "IMAGENET1K_V9", code=1
+    )
+    assert "Unknown preprocessing record" in result.stderr

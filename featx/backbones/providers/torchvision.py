@@ -5,6 +5,7 @@ Preprocessing, categories and layout are read from torchvision's own weights rec
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,16 @@ def _preprocess(weights: models.WeightsEnum) -> Preprocess:
     )
 
 
+def find_record(name: str, backbone: str) -> Preprocess | None:
+    """Find the record of published weights: ``ResNet50_Weights.IMAGENET1K_V2``, or its last part."""
+    try:
+        if "." in name:
+            return _preprocess(models.get_weight(name))
+        return _preprocess(models.get_model_weights(backbone)[name])
+    except (ValueError, KeyError, AttributeError):
+        return None
+
+
 def _build(name: str, image_size: int) -> nn.Module:
     """Lay the network out as the hub's builder does when it is given weights."""
     options: dict[str, Any] = {}
@@ -100,9 +111,11 @@ def _download(name: str, weights: models.WeightsEnum) -> Weights:
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
     try:
-        state = weights.get_state_dict(
-            progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu"
-        )
+        # torch.hub says what it downloads on stdout, where predictions and JSON go.
+        with contextlib.redirect_stdout(sys.stderr):
+            state = weights.get_state_dict(
+                progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu"
+            )
         digest, size, mtime_ns = hash_file(path)
     except (OSError, HTTPException) as error:
         raise WeightsError(
