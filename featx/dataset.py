@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DatasetError, StoreError, UnknownNameError
+from featx.images.sources import SPLIT_FOLDERS
 from featx.records import LayerInfo, escape_name
 from featx.store.reader import FeatureStore
 
@@ -33,6 +34,8 @@ class LabelledSet:
         Empty strings where there is none.
     digests : ndarray of uint8, (n, 32)
     phashes : ndarray of uint64, (n,)
+    notes : tuple of str
+        What the reader must know of where labels, splits and groups come from.
     """
 
     stores: tuple[FeatureStore, ...]
@@ -43,6 +46,7 @@ class LabelledSet:
     groups: NDArray[np.str_]
     digests: NDArray[np.uint8]
     phashes: NDArray[np.uint64]
+    notes: tuple[str, ...] = ()
 
     def layers(self, wanted: Sequence[str] = ()) -> list[tuple[int, LayerInfo]]:
         """List (store, layer) pairs: all of them, or those that ``wanted`` names.
@@ -70,7 +74,7 @@ class LabelledSet:
 def open_dataset(
     stores: Sequence[str | os.PathLike[str] | FeatureStore],
     *,
-    labels: str | os.PathLike[str] | Mapping[str, str] | None = None,
+    labels: str | os.PathLike[str] | Mapping[str, object] | None = None,
     label: str | None = None,
     group: str | None = None,
 ) -> LabelledSet:
@@ -81,18 +85,20 @@ def open_dataset(
     stores : sequence of path or FeatureStore
     labels : path or mapping, optional
         Labels to use instead of the stores': a CSV with a column ``name`` (or ``path``), or a
-        mapping of name to label. Images it does not name are unlabelled.
+        mapping of name to label, where None and NaN mean that there is none. Images it does not name
+        are unlabelled. A column ``split`` (train, val or test) replaces the splits of the stores.
     label : str, optional
         The column of that CSV, or of the store, that holds the label; ``label`` by default.
     group : str, optional
-        The column that says what must stay together; ``group`` of the store by default.
+        The column that says what must stay together; by default ``group`` of the CSV if it has one,
+        else of the store.
 
     Raises
     ------
     StoreError
-        If the stores do not hold the same images.
+        If the stores do not hold the same images, splits and (where they are used) labels.
     DatasetError
-        If the CSV does not fit.
+        If the labels do not fit the images, or contradict each other.
     UnknownNameError
         If a column does not exist.
     """
@@ -100,26 +106,65 @@ def open_dataset(
         raise DatasetError("No store was given; expected at least one, made by `featx extract`.")
     opened = tuple(store if isinstance(store, FeatureStore) else FeatureStore(store) for store in stores)
     first = opened[0]
+    own_labels = labels is None and label in (None, "label")
     order = [np.arange(len(first))]
-    order += [_align(first, other) for other in opened[1:]]
-    table = _read_csv(Path(labels)) if isinstance(labels, str | os.PathLike) else None
+    order += [_align(first, other, own_labels) for other in opened[1:]]
+    splits = _texts(first.splits)
+    notes: list[str] = []
     if isinstance(labels, Mapping):
-        named: NDArray[np.str_] = _texts(labels.get(name, "") for name in first.names)
+        if label is not None:
+            raise DatasetError(
+                f"Got the column {label!r} beside a mapping of labels, which has no columns; leave out label"
+            )
+        texts = {name: _label(value) for name, value in labels.items()}
+        named = _by_name(first, texts, "the mapping", notes)
+        groups = _own_column(first, group, "group", first.groups)
+    elif labels is not None:
+        table = _read_csv(Path(labels))
+        column = label or "label"
+        named = _by_name(first, table.column(column), "the CSV", notes)
+        groups = _groups(first, table, column, group, notes)
+        if "split" not in (column, group) and "split" in table.columns:
+            splits = _splits(first, table, notes)
     else:
-        named = _column(first, table, label, "label", first.y)
+        named = _own_column(first, label, "label", first.y)
+        groups = _own_column(first, group, "group", first.groups)
     return LabelledSet(
         stores=opened,
         order=tuple(order),
         names=tuple(first.names),
         labels=named,
-        splits=_texts(first.splits),
-        groups=_column(first, table if group else None, group, "group", first.groups),
+        splits=splits,
+        groups=groups,
         digests=np.asarray(first.digests),
         phashes=np.asarray(first.phashes),
+        notes=tuple(notes),
     )
 
 
-def _align(first: FeatureStore, other: FeatureStore) -> NDArray[np.intp]:
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A CSV: the name of each row, and its columns."""
+
+    path: Path
+    names: list[str]
+    columns: dict[str, list[str]]
+
+    def column(self, column: str) -> dict[str, str]:
+        """Value of each name."""
+        if column not in self.columns:
+            raise UnknownNameError("column", column, self.columns)
+        values: dict[str, str] = {}
+        for name, value in zip(self.names, self.columns[column], strict=True):
+            if values.setdefault(name, value) != value:
+                raise DatasetError(
+                    f"{self.path} names {escape_name(name)} twice, with the {column} {values[name]!r} and "
+                    f"with {value!r}; keep one of the rows"
+                )
+        return values
+
+
+def _align(first: FeatureStore, other: FeatureStore, own_labels: bool) -> NDArray[np.intp]:
     """Rows of ``other`` in the order of ``first``."""
     position = {name: row for row, name in enumerate(other.names)}
     missing = [name for name in first.names if name not in position]
@@ -137,49 +182,106 @@ def _align(first: FeatureStore, other: FeatureStore) -> NDArray[np.intp]:
             f"{first.path} and {other.path} hold different bytes for {len(differs)} images of the same name, "
             f"such as {escape_name(first.names[differs[0]])}; extract both again from the same source"
         )
+    compared = [("split", first.splits, other.splits)]
+    if own_labels:
+        compared.append(("label", first.y, other.y))
+    for what, ours, theirs in compared:
+        differs = np.flatnonzero(_texts(ours) != _texts(theirs[rows]))
+        if len(differs):
+            row = differs[0]
+            raise StoreError(
+                f"{first.path} and {other.path} give {len(differs)} images another {what}, such as "
+                f"{escape_name(first.names[row])}: {ours[row]!r} and {theirs[rows[row]]!r}; extract both "
+                "again from the same source"
+            )
     return rows
 
 
-def _column(
-    store: FeatureStore,
-    table: dict[str, dict[str, str]] | None,
-    column: str | None,
-    default: str,
-    fallback: Iterable[str],
+def _own_column(
+    store: FeatureStore, column: str | None, default: str, values: Iterable[str]
 ) -> NDArray[np.str_]:
-    if table is None:
-        if column is None or column == default:
-            return _texts(fallback)
-        if column not in store.columns:
-            raise UnknownNameError("column", column, [default, *store.columns])
-        return _texts(store.columns[column])
-    column = column or default
-    columns = next(iter(table.values())).keys()
-    if column not in columns:
-        raise UnknownNameError("column", column, columns)
-    found = sum(name in table for name in store.names)
-    if not found:
+    """Read a column of the store; ``values`` is the one that ``default`` names."""
+    if column is None or column == default:
+        return _texts(values)
+    if column not in store.columns:
+        raise UnknownNameError("column", column, [default, *store.columns])
+    return _texts(store.columns[column])
+
+
+def _by_name(store: FeatureStore, values: Mapping[str, str], what: str, notes: list[str]) -> NDArray[np.str_]:
+    """Bring labels into the order of the store, and note the names that it does not have."""
+    strange = list(values.keys() - set(store.names))
+    if len(strange) == len(values):
+        example = f", in {what} like {escape_name(str(next(iter(values))))}" if values else ""
         raise DatasetError(
-            f"None of the {len(table)} names in the CSV is an image of {store.path}; names there look like "
-            f"{escape_name(store.names[0])}, in the CSV like {escape_name(next(iter(table)))}"
+            f"None of the {len(values)} names in {what} is an image of {store.path}; names there look like "
+            f"{escape_name(store.names[0]) if store.names else 'nothing, it is empty'}{example}"
         )
-    return _texts(table[name][column] if name in table else "" for name in store.names)
+    if strange:
+        notes.append(
+            f"{len(strange)} of {len(values)} names in {what} are no image of the store, such as "
+            f"{escape_name(min(map(str, strange)))}"
+        )
+    return _texts(values.get(name, "") for name in store.names)
 
 
-def _read_csv(path: Path) -> dict[str, dict[str, str]]:
+def _groups(
+    store: FeatureStore, table: _Table, label: str, group: str | None, notes: list[str]
+) -> NDArray[np.str_]:
+    if group is None:
+        if label == "group" or not any(table.columns.get("group", ())):
+            return _texts(store.groups)
+        notes.append(f"the groups are those of the column group in {table.path.name}")
+    values = table.column(group or "group")
+    return _texts(values.get(name, "") for name in store.names)
+
+
+def _splits(store: FeatureStore, table: _Table, notes: list[str]) -> NDArray[np.str_]:
+    if not any(table.columns["split"]):
+        return _texts(store.splits)
+    values = table.column("split")
+    for name, value in values.items():
+        if value and value.lower() not in SPLIT_FOLDERS:
+            raise DatasetError(
+                f"{table.path} gives {escape_name(name)} the split {value!r}; expected train, val or test"
+            )
+    notes.append(f"the splits are those of the column split in {table.path.name}")
+    return _texts(SPLIT_FOLDERS.get(values.get(name, "").lower(), "") for name in store.names)
+
+
+def _read_csv(path: Path) -> _Table:
+    rows: list[dict[str, str | None]] = []
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            header = [column.strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = header
+            for row in reader:
+                if None in row:
+                    raise DatasetError(
+                        f"{path} has more cells in line {reader.line_num} than its header's {len(header)}; "
+                        "put quotes around cells that hold commas"
+                    )
+                rows.append(row)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise DatasetError(f"{path} is no CSV ({error}); expected a header and one row per image") from error
     if not rows:
         raise DatasetError(f"{path} holds no rows; expected a header and one row per image")
-    key = next((name for name in NAME_COLUMNS if name in rows[0]), None)
+    key = next((name for name in NAME_COLUMNS if name in header), None)
     if key is None:
         raise DatasetError(
-            f"{path} has the columns {', '.join(rows[0])}; expected one of {', '.join(NAME_COLUMNS)}"
+            f"{path} has the columns {', '.join(header)}; expected one of {', '.join(NAME_COLUMNS)}"
         )
-    return {row[key]: {column: value or "" for column, value in row.items()} for row in rows}
+    columns = {column: [(row[column] or "").strip() for row in rows] for column in header}
+    return _Table(path, [row[key] or "" for row in rows], columns)
+
+
+def _label(value: object) -> str:
+    """Read a label of a mapping; None and NaN, by which tables say that there is none, are none."""
+    missing = value is None or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+    return "" if missing else str(value).strip()
 
 
 def _texts(values: Iterable[str]) -> NDArray[np.str_]:

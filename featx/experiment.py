@@ -19,13 +19,21 @@ from numpy.typing import NDArray
 
 from featx.dataset import LabelledSet, open_dataset
 from featx.environment import environment, peak_memory_bytes
-from featx.errors import DatasetError
+from featx.errors import DatasetError, FeatxError
+from featx.files import disk_errors
 from featx.heads.catalog import DEFAULT_HEADS, Head, find_head
 from featx.heads.search import Tuned, tune
 from featx.protocol import Plan, describe_dataset, make_plan
 from featx.records import LayerInfo, Progress, ProgressCallback, ResultRow, Score, escape_name
 from featx.report import write_report
-from featx.results import MODEL_FILE, Results, RowPredictions, check_run_folder
+from featx.results import (
+    MODEL_FILE,
+    NETWORK_FILE,
+    REPORT_FILES,
+    Results,
+    RowPredictions,
+    check_run_folder,
+)
 from featx.store.reader import FeatureStore
 
 StoreLike = str | os.PathLike[str] | FeatureStore
@@ -34,9 +42,9 @@ StoreLike = str | os.PathLike[str] | FeatureStore
 def fit(
     stores: StoreLike | Sequence[StoreLike],
     *,
-    heads: Sequence[str | Head] = DEFAULT_HEADS,
-    layers: Sequence[str] = (),
-    labels: str | os.PathLike[str] | Mapping[str, str] | None = None,
+    heads: str | Head | Sequence[str | Head] = DEFAULT_HEADS,
+    layers: str | Sequence[str] = (),
+    labels: str | os.PathLike[str] | Mapping[str, object] | None = None,
     label: str | None = None,
     group: str | None = None,
     cv: int = 5,
@@ -55,9 +63,9 @@ def fit(
     ----------
     stores : path, FeatureStore, or a sequence of them
         Several stores must hold the same images.
-    heads : sequence of str or Head
+    heads : str, Head, or a sequence of them
         See :func:`featx.heads.list_heads`.
-    layers : sequence of str
+    layers : str or sequence of str
         ``NODE`` or ``NODE:POOL``; empty for all.
     labels, label, group
         Other labels and groups on the same embeddings; see :func:`featx.dataset.open_dataset`.
@@ -68,6 +76,7 @@ def fit(
     balanced : bool, default=False
         Weigh classes by the inverse of their frequency.
     seed : int, default=0
+        From 0 to 2³² - 1.
     jobs : int, default=-1
         Threads; -1 for all processors.
     output : path, optional
@@ -87,6 +96,9 @@ def fit(
     Raises
     ------
     StoreError, DatasetError, UnknownNameError
+        If stores, labels or options do not allow it.
+    FeatxError
+        If the run folder cannot be one.
 
     Examples
     --------
@@ -94,10 +106,16 @@ def fit(
     """
     if isinstance(stores, str | os.PathLike | FeatureStore):
         stores = [stores]
+    heads = [heads] if isinstance(heads, str | Head) else heads
+    layers = [layers] if isinstance(layers, str) else layers
     chosen = [find_head(head) if isinstance(head, str) else head for head in heads]
     if not chosen:
         raise DatasetError("No head was given; expected at least one, such as logreg.")
-    folder = check_run_folder(output) if output is not None else None
+    if not 0 <= seed < 2**32:
+        raise DatasetError(f"Got the seed {seed}, expected a number from 0 to {2**32 - 1}.")
+    if jobs == 0:
+        raise DatasetError("Got 0 jobs, expected a number of threads, or -1 for all processors.")
+    folder = _check_folder(output)
     data = open_dataset(stores, labels=labels, label=label, group=group)
     pairs = data.layers(layers)
     plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)
@@ -125,16 +143,17 @@ def fit(
 
     # The first of equals: stores, layers and heads come in the order given.
     best = max(range(len(rows)), key=lambda index: (rows[index].cv["mean"], -index))
+    described = describe_dataset(
+        data,
+        plan,
+        name=data.stores[0].path.stem,
+        sources=[str(store.meta["source"]) for store in data.stores],
+        skipped=[item for store in data.stores for item in store.skipped],
+        stores=[str(store.path) for store in data.stores],
+        space_keys=[store.space.key for store in data.stores],
+    )
     results = Results(
-        dataset=describe_dataset(
-            data,
-            plan,
-            name=data.stores[0].path.stem,
-            sources=[str(store.meta["source"]) for store in data.stores],
-            skipped=[item for store in data.stores for item in store.skipped],
-            stores=[str(store.path) for store in data.stores],
-            space_keys=[store.space.key for store in data.stores],
-        ),
+        dataset=described | {"notes": [*data.notes, *described["notes"]]},
         settings={
             "heads": [head.name for head in chosen],
             "layers": [layer.name for _, layer in pairs],
@@ -158,13 +177,29 @@ def fit(
         estimator=tuned[best].best_estimator_,
     )
     if folder is not None:
+        # Before the results, so that an earlier run's files never stand beside them.
+        with disk_errors(folder):
+            for name in (MODEL_FILE, *REPORT_FILES):
+                (folder / name).unlink(missing_ok=True)
         results.save(folder)
     if on_results is not None:
         on_results(results)
     if folder is not None:
-        write_report(folder)
+        # The report comes last: it can be drawn again from the folder, the model cannot.
         _write_model(folder, results, data, pairs[best // len(chosen)], plan)
+        write_report(folder)
     return results
+
+
+def _check_folder(output: str | os.PathLike[str] | None) -> Path | None:
+    if output is None:
+        return None
+    if os.path.lexists(Path(output) / NETWORK_FILE):
+        # Its network would outlive its results, and look as if it were this run's.
+        raise FeatxError(
+            f"{output} holds the run and the network of `featx finetune`; choose another folder with -o"
+        )
+    return check_run_folder(output)
 
 
 def _row(

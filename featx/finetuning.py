@@ -31,15 +31,12 @@ from featx.records import (
     ResultRow,
 )
 from featx.report import write_report
-from featx.results import MODEL_FILE, Results, RowPredictions, check_run_folder
+from featx.results import MODEL_FILE, NETWORK_FILE, Results, RowPredictions, check_run_folder
 
 if TYPE_CHECKING:
     from featx.training.search import Trial
 
 __all__ = ["NETWORK_FILE", "finetune"]
-
-NETWORK_FILE = "network.safetensors"
-"""The fine-tuned network in the run folder, to be used as ``weights``."""
 
 DEFAULT_EPOCHS = 10
 
@@ -282,7 +279,7 @@ def _check(init: str, epochs: int, lr: float | str, batch_size: int | str) -> No
 def _check_folder(output: str | os.PathLike[str] | None) -> Path | None:
     if output is None:
         return None
-    if (Path(output) / MODEL_FILE).exists():
+    if os.path.lexists(Path(output) / MODEL_FILE):
         # Its model would outlive its results, and look as if it were this run's.
         raise FeatxError(
             f"{output} holds the run and the model of `featx fit`; choose another folder with -o"

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import FeatxError
-from featx.files import disk_errors, publish
+from featx.files import TEMPORARY_SUFFIX, disk_errors, publish
 from featx.records import Comparison, ResultRow
 
 SCHEMA = "featx.results/1"
 RESULTS_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.npz"
 MODEL_FILE = "model.featx"
+NETWORK_FILE = "network.safetensors"
+"""The fine-tuned network in the run folder, to be used as ``weights``."""
+REPORT_FILES = ("report.md", "report.html")
+
+_WEIGHTS = frozenset({MODEL_FILE, NETWORK_FILE})
+_OWN = frozenset({RESULTS_FILE, PREDICTIONS_FILE, *REPORT_FILES, *_WEIGHTS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +148,13 @@ class Results:
             arrays[f"oof_{index}"] = predicted.out_of_fold
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        with publish(path / PREDICTIONS_FILE) as file:
-            file.write(buffer.getbuffer())
         text = json.dumps(self.to_json(), indent=1, allow_nan=False, default=_plain)
-        with publish(path / RESULTS_FILE) as file:
-            file.write(text.encode("ascii"))
+        # The predictions get their name first, and both only when both are written.
+        with publish(path / RESULTS_FILE) as results, publish(path / PREDICTIONS_FILE) as predictions:
+            results.write(text.encode("ascii"))
+            predictions.write(buffer.getbuffer())
+            # Killed between the two names, an earlier run must not stand beside these predictions.
+            (path / RESULTS_FILE).unlink(missing_ok=True)
         return path
 
 
@@ -155,14 +164,33 @@ def check_run_folder(folder: str | os.PathLike[str]) -> Path:
     Raises
     ------
     FeatxError
-        If something that is no run folder is there.
+        If something that is no run folder is there, or nothing can be written there.
     """
     path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise FeatxError(f"{path} is a file; choose another folder for the run with -o")
-    if path.is_dir() and not (path / RESULTS_FILE).exists() and any(path.iterdir()):
-        raise FeatxError(f"{path} exists and is no run folder of featx; choose another one with -o")
+    # os.path takes what it may not look at for absent, so that the folder above is what is judged.
+    nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not os.path.isdir(nearest):  # noqa: PTH112 - as above
+        raise FeatxError(f"{nearest} is a file; choose another folder for the run with -o")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise FeatxError(f"{nearest} cannot be written to; choose another folder for the run with -o")
+    if nearest == path and not (path / RESULTS_FILE).exists():
+        with disk_errors(path, "read"):
+            names = {entry.name for entry in path.iterdir()}
+        if names and not _is_killed_run(names):
+            raise FeatxError(f"{path} exists and is no run folder of featx; choose another one with -o")
     return path
+
+
+def _is_killed_run(names: set[str]) -> bool:
+    """Say whether these are the files of a run that was killed before its results were whole."""
+    finished = {_finished_name(name) for name in names}
+    # A model alone is one that somebody keeps there.
+    return finished <= _OWN and not names <= _WEIGHTS
+
+
+def _finished_name(name: str) -> str:
+    """Name that a file gets when it is whole: what ``publish`` writes is ``NAME.HEX.tmp`` until then."""
+    return re.sub(rf"\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}$", "", name)
 
 
 def _plain(value: Any) -> Any:

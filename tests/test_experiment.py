@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import featx
+from featx import experiment
 from featx.errors import DatasetError, FeatxError, StoreError, UnknownNameError
+from featx.heads.catalog import find_head
 
 QUICK = {"heads": ["logreg"], "cv": 3, "jobs": 1}
 
@@ -105,6 +107,12 @@ class TestNumbers:
         clean = results.best_row.test["accuracy_without_leaks"].value
         assert clean == pytest.approx((predicted[5:] == results.truth[5:]).mean())
 
+    def test_one_name_is_a_name(self, store):
+        results = featx.fit(store, heads="logreg", layers="imported", cv=3, jobs=1)
+        assert results.settings["heads"] == ["logreg"]
+        assert results.settings["layers"] == ["imported:flatten"]
+        assert featx.fit(store, heads=find_head("ridge"), cv=3, jobs=1).best_row.head == "ridge"
+
 
 class TestSeveralStores:
     def test_are_aligned_by_name_and_marked(self, tmp_path):
@@ -171,6 +179,19 @@ class TestLabels:
         ):
             featx.fit(store, labels=tmp_path / "labels.csv", **QUICK)
 
+    def test_what_a_csv_decides_is_told(self, store, tmp_path):
+        rows = [f"row-{row:06},{'ab'[row % 2]},{'test' if row < 15 else 'train'}" for row in range(60)]
+        (tmp_path / "labels.csv").write_text("\n".join(["name,label,split", *rows, "gone,a,test"]))
+        results = featx.fit(store, labels=tmp_path / "labels.csv", output=tmp_path / "run", **QUICK)
+        assert results.test_names == tuple(f"row-{row:06}" for row in range(15))
+        assert results.dataset["notes"] == [
+            "1 of 61 names in the CSV are no image of the store, such as gone",
+            "the splits are those of the column split in labels.csv",
+        ]
+        saved = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert saved["dataset"]["notes"] == results.dataset["notes"]
+        assert "such as gone" in (tmp_path / "run" / "report.md").read_text()
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -180,6 +201,11 @@ class TestErrors:
             ({"layers": ["import"]}, UnknownNameError, "'imported:flatten'"),
             ({"heads": []}, DatasetError, "No head"),
             ({"cv": 50}, DatasetError, "50"),
+            ({"seed": -1}, DatasetError, "seed -1, expected a number from 0 to 4294967295"),
+            ({"seed": 2**32}, DatasetError, "seed 4294967296"),
+            ({"jobs": 0}, DatasetError, "0 jobs"),
+            ({"heads": "logrg"}, UnknownNameError, "'logrg'.*'logreg'"),
+            ({"layers": "imprted"}, UnknownNameError, "'imprted'.*'imported:flatten'"),
         ],
     )
     def test_options(self, store, options, error, text):
@@ -190,6 +216,22 @@ class TestErrors:
         path = featx.FeatureStore.from_arrays(tmp_path / "x.h5", np.eye(4), ["a"] * 4).path
         with pytest.raises(DatasetError, match="class 'a'"):
             featx.fit(path)
+
+    def test_a_place_where_no_run_can_be_is_known_before_any_work(self, store, tmp_path):
+        (tmp_path / "file").touch()
+        steps = []
+        with pytest.raises(FeatxError, match="file is a file"):
+            featx.fit(store, output=tmp_path / "file" / "run", on_progress=steps.append, **QUICK)
+        assert not steps
+
+    def test_the_folder_of_a_network_is_left_alone(self, store, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "results.json").write_text("{}")
+        (tmp_path / "run" / "network.safetensors").write_bytes(b"a network")
+        with pytest.raises(FeatxError, match="network of `featx finetune`; choose another folder"):
+            featx.fit(store, output=tmp_path / "run", **QUICK)
+        assert (tmp_path / "run" / "results.json").read_text() == "{}"
+        assert (tmp_path / "run" / "network.safetensors").read_bytes() == b"a network"
 
     def test_a_folder_that_is_no_run_is_left_alone(self, store, tmp_path):
         (tmp_path / "thesis").mkdir()
@@ -229,3 +271,24 @@ featx.fit({str(store)!r}, output={str(tmp_path / "run")!r}, heads=["logreg"], cv
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["True", "False", "False"]
         assert (tmp_path / "run" / "model.featx").exists()
+
+    def test_a_report_that_fails_costs_no_model(self, store, tmp_path, monkeypatch):
+        def fail(folder):
+            raise FeatxError("no fonts")
+
+        monkeypatch.setattr(experiment, "write_report", fail)
+        with pytest.raises(FeatxError, match="no fonts"):
+            featx.fit(store, output=tmp_path / "run", **QUICK)
+        assert list(featx.Model.load(tmp_path / "run").classes_) == ["ant", "bee", "wasp"]
+
+    def test_an_old_model_never_stands_beside_new_results(self, store, tmp_path):
+        folder = tmp_path / "run"
+        featx.fit(store, output=folder, command="old", **QUICK)
+
+        def stop(results):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            featx.fit(store, output=folder, command="new", on_results=stop, **QUICK)
+        assert {path.name for path in folder.iterdir()} == {"results.json", "predictions.npz"}
+        assert json.loads((folder / "results.json").read_text())["command"] == "new"

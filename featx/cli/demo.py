@@ -11,7 +11,14 @@ from featx.cli.common import Output, json_option
 
 @click.command("demo", short_help="The whole way on embedded images, offline.")
 @click.option("-o", "--output", "folder", default="featx-demo", show_default=True, metavar="FOLDER")
-@click.option("--seed", default=0, show_default=True, help="Which ten images of each class are labelled.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Which ten images of each class are labelled.",
+)
 @json_option
 def command(folder: str, seed: int, as_json: bool) -> None:
     """Learn handwritten digits from ten labelled images of each, and compare with two references.

@@ -16,7 +16,14 @@ from featx.cli.common import Output, backbone_options, device_options, json_opti
     "--backbone", default="resnet50", show_default=True, metavar="NAME", help="See `featx backbones`."
 )
 @backbone_options
-@click.option("--seed", default=0, show_default=True, help="For --weights none.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="For --weights none.",
+)
 @click.option(
     "--layer",
     "layers",

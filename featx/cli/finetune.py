@@ -82,7 +82,14 @@ class AutoRate(click.ParamType[float | str]):
     metavar="F",
     help="Share held out, where the source has no test split.  [default: 0.25]",
 )
-@click.option("--seed", default=0, show_default=True, help="For everything that is drawn.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="For everything that is drawn.",
+)
 @device_options
 @click.option(
     "--max-skip",

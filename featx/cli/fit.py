@@ -10,6 +10,12 @@ import click
 from featx.cli.common import Output, command_line, json_option
 
 
+def _not_zero(_context: click.Context, _parameter: click.Parameter, value: int) -> int:
+    if value == 0:
+        raise click.BadParameter("0 threads compute nothing; give a number, or -1 for all processors.")
+    return value
+
+
 @click.command("fit", short_help="Tune, fit and compare heads on a store.")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
 @click.option(
@@ -20,7 +26,11 @@ from featx.cli.common import Output, command_line, json_option
     help="logreg, linear-svm, rbf-svm, ridge, knn or mlp. Repeat for several.  [default: the first three]",
 )
 @click.option("--layer", "layers", multiple=True, metavar="NODE[:POOL]", help="[default: all of the store]")
-@click.option("--labels", metavar="CSV", help="Other labels: a CSV with a column name (or path).")
+@click.option(
+    "--labels",
+    metavar="CSV",
+    help="Other labels: a CSV with a column name (or path); its columns split and group count too.",
+)
 @click.option("--label", metavar="COLUMN", help="The column with the label.")
 @click.option(
     "--group", metavar="COLUMN", help="The column that says what stays together, such as a patient."
@@ -33,8 +43,22 @@ from featx.cli.common import Output, command_line, json_option
     help="Share held out, where the source has no test split.  [default: 0.25]",
 )
 @click.option("--balanced", is_flag=True, help="Weigh classes by the inverse of their frequency.")
-@click.option("--seed", default=0, show_default=True, help="For folds, hold-out and bootstrap.")
-@click.option("--jobs", default=-1, show_default=True, metavar="N", help="Threads; -1 for all processors.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="For folds, hold-out and bootstrap.",
+)
+@click.option(
+    "--jobs",
+    default=-1,
+    show_default=True,
+    metavar="N",
+    callback=_not_zero,
+    help="Threads; -1 for all processors.",
+)
 @click.option("-o", "--output", "run", metavar="RUN", help="The run folder.  [default: STORE-run]")
 @json_option
 def command(
@@ -66,5 +90,7 @@ def command(
             stores, output=folder, command=command_line(), on_progress=on_progress, on_results=show, **options
         )
     output.json(results.to_json() | {"run": folder})
+    for note in results.dataset["notes"]:
+        output.line(f"note: {note}")
     output.line(f"{folder}: report.html, report.md, results.json, predictions.npz, model.featx")
     output.line(f"next: featx predict {folder} NEW_IMAGES")

@@ -130,6 +130,8 @@ def _show_model(path: Path, output: Output) -> None:
 
 
 def _preprocess_words(record: dict[str, Any]) -> str:
+    if not record:
+        return "imported"
     side = record["image_size"]
     how = (
         f"shorter side to {record['resize_size']}, central"
