@@ -120,6 +120,7 @@ def fit(
     pairs = data.layers(layers)
     plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)
 
+    names = _distinct_names(data.stores)
     tuned: list[Tuned] = []
     rows: list[ResultRow] = []
     predictions: list[RowPredictions] = []
@@ -137,7 +138,8 @@ def fit(
             seconds = time.perf_counter() - started
             tuned.append(found)
             predictions.append(RowPredictions(probabilities, _labels_out_of_fold(found)))
-            rows.append(_row(data.stores[store], layer, found, plan.scores(probabilities, seed), seconds))
+            scores = plan.scores(probabilities, seed)
+            rows.append(_row(data.stores[store], layer, found, scores, seconds, names[store]))
     if on_progress is not None:
         on_progress(Progress("fit", len(rows), len(rows), "heads"))
 
@@ -182,12 +184,15 @@ def fit(
             for name in (MODEL_FILE, *REPORT_FILES):
                 (folder / name).unlink(missing_ok=True)
         results.save(folder)
-    if on_results is not None:
-        on_results(results)
-    if folder is not None:
-        # The report comes last: it can be drawn again from the folder, the model cannot.
-        _write_model(folder, results, data, pairs[best // len(chosen)], plan)
-        write_report(folder)
+    winner = pairs[best // len(chosen)]
+    try:
+        if on_results is not None:
+            on_results(results)
+    except Exception:
+        # A closed pipe, or a terminal that cannot print ±, must not cost the model.
+        _finish(folder, results, data, winner, plan)
+        raise
+    _finish(folder, results, data, winner, plan)
     return results
 
 
@@ -202,8 +207,25 @@ def _check_folder(output: str | os.PathLike[str] | None) -> Path | None:
     return check_run_folder(output)
 
 
+def _distinct_names(stores: Sequence[FeatureStore]) -> list[str]:
+    """Name each store's network where another store has one of the same name; else ``""``."""
+    networks = [(store.space.backbone, store.space.is_reference) for store in stores]
+    names = [
+        f"{store.space.backbone} [{escape_name(store.path.stem)}]" if networks.count(network) > 1 else ""
+        for store, network in zip(stores, networks, strict=True)
+    ]
+    if len({store.path.resolve() for store in stores}) < len(stores):
+        raise DatasetError("The same store was given twice; give each one once.")
+    return names
+
+
 def _row(
-    store: FeatureStore, layer: LayerInfo, found: Tuned, test: dict[str, Score], predict_seconds: float
+    store: FeatureStore,
+    layer: LayerInfo,
+    found: Tuned,
+    test: dict[str, Score],
+    predict_seconds: float,
+    label: str,
 ) -> ResultRow:
     spec = store.meta.get("request", {}).get("weights", {}).get("spec", "")
     weights = store.space.weights
@@ -234,6 +256,7 @@ def _row(
         dim=layer.dim,
         store=str(store.path),
         warnings=found.warnings_,
+        label=label,
     )
 
 
@@ -241,6 +264,16 @@ def _labels_out_of_fold(found: Tuned) -> NDArray[np.intp]:
     """Index of the most probable class; -1 for rows that no fold held out."""
     missing = np.isnan(found.oof_).any(axis=1)
     return np.where(missing, -1, np.nan_to_num(found.oof_).argmax(axis=1))
+
+
+def _finish(
+    folder: Path | None, results: Results, data: LabelledSet, winner: tuple[int, LayerInfo], plan: Plan
+) -> None:
+    if folder is None:
+        return
+    # The report comes last: it can be drawn again from the folder, the model cannot.
+    _write_model(folder, results, data, winner, plan)
+    write_report(folder)
 
 
 def _write_model(

@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.embedding import embed, parse_layer, space_of
+from featx.embedding import parse_layer, space_of
 from featx.errors import FeatxError, ImageError, ModelFileError, WeightsError
 from featx.files import publish
 from featx.images.sources import SourceLike, list_images, open_source
+from featx.prediction import Judged, judge_in_order, name_classes
 from featx.records import (
     LayerInfo,
     Prediction,
     Preprocess,
-    Progress,
     ProgressCallback,
     Space,
     escape_name,
@@ -114,7 +114,8 @@ class Model:
             self._imported = self.space.provider == "import"
             self._dtype = np.dtype(self.space.store_dtype)
             self._preprocess = None if self._imported else Preprocess.from_json(self.space.preprocess)
-            self._weights = os.fspath(weights) if weights is not None else str(manifest["weights"]["spec"])
+            self._trained_with = str(manifest["weights"]["spec"])
+            self._weights = os.fspath(weights) if weights is not None else self._trained_with
             self._seed = int(self.space.weights.get("seed", 0))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ModelFileError(
@@ -210,26 +211,22 @@ class Model:
             As for :func:`featx.extract`.
         on_progress : callable, optional
 
-        Yields
-        ------
-        Prediction
+        Returns
+        -------
+        iterator of Prediction
             An image that cannot be used has no labels and an ``error``.
+
+        Raises
+        ------
+        SourceError, WeightsError, ModelFileError
+            At once, not at the first step.
         """
         if top < 1:
             raise FeatxError(f"The top {top} classes were asked for; expected at least 1.")
         rows = self._probabilities(
             source, device=device, batch_size=batch_size, workers=workers, on_progress=on_progress
         )
-        for name, probabilities, error in rows:
-            if probabilities is None:
-                yield Prediction(name, (), (), error)
-                continue
-            best = np.argsort(-probabilities, kind="stable")[:top]
-            yield Prediction(
-                name,
-                tuple(str(label) for label in self.classes_[best]),
-                tuple(float(p) for p in probabilities[best]),
-            )
+        return (name_classes(*row, self.classes_.tolist(), top) for row in rows)
 
     def _probabilities(
         self,
@@ -250,42 +247,31 @@ class Model:
         records = list_images(opened)
         network = self._network(device)
         head = self.estimator_
-        batches = embed(
+        return judge_in_order(
             network,
             opened,
             records,
+            lambda features: self._judge(head, features[self.layer.name]),
+            stage="predict",
             batch_size=batch_size,
             workers=workers,
+            on_progress=on_progress,
         )
-        waiting: dict[int, tuple[NDArray[np.float64] | None, str]] = {}
-        position = 0
-        for batch in batches:
-            if batch.indices:
-                waiting |= self._judge(head, batch.indices, batch.features[self.layer.name])
-            waiting |= {item.index: (None, item.reason) for item in batch.others}
-            while position in waiting:
-                yield (records[position].name, *waiting.pop(position))
-                position += 1
-            if on_progress is not None:
-                on_progress(Progress("predict", position, len(records)))
 
-    def _judge(
-        self, head: Any, indices: list[int], rows: NDArray[np.float32]
-    ) -> dict[int, tuple[NDArray[np.float64] | None, str]]:
-        """Predict by index, through the stored dtype, so that the head sees what it was trained on."""
+    def _judge(self, head: Any, rows: NDArray[np.float32]) -> list[Judged]:
+        """Predict through the stored dtype, so that the head sees what it was trained on."""
         fits = share_lost(rows, self._dtype) <= MOST_LOST
-        judged: dict[int, tuple[NDArray[np.float64] | None, str]] = {}
+        judged: list[Judged] = [
+            (
+                None,
+                f"the embedding, which reaches {reach:.6g}, does not fit the model's {self._dtype.name}",
+            )
+            for reach in np.abs(rows).max(axis=1)
+        ]
         if fits.any():
             probabilities = head.predict_proba(rows[fits].astype(self._dtype).astype(np.float32))
             for position, row in zip(np.flatnonzero(fits), probabilities, strict=True):
-                judged[indices[position]] = (row, "")
-        for position in np.flatnonzero(~fits):
-            reach = float(np.abs(rows[position]).max())
-            judged[indices[position]] = (
-                None,
-                f"the embedding does not fit {self._dtype.name}, in which the model was fitted (it reaches "
-                f"{reach:.6g})",
-            )
+                judged[position] = (row, "")
         return judged
 
     @cached_property
@@ -351,7 +337,7 @@ class Model:
             )
         except WeightsError as error:
             raise WeightsError(
-                f"{error} (the model's backbone, {self.space.backbone}, was extracted with {self._weights}; "
+                f"{error} (the model's {self.space.backbone} was extracted with {self._trained_with}; "
                 "if the file has moved, give it with --weights FILE)"
             ) from error
         differences = self.space.differences(space_of(network, self.space.store_dtype))

@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
 
 from featx.embedding import choose_preprocess, embed
 from featx.errors import BackboneError, FeatxError
-from featx.images.sources import SourceLike, list_images, open_source
+from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
+    ImageRecord,
     Precision,
     Prediction,
     Preprocess,
@@ -23,6 +26,12 @@ from featx.records import (
     Resize,
     escape_name,
 )
+
+if TYPE_CHECKING:
+    from featx.backbones.network import Network
+
+Judged: TypeAlias = "tuple[NDArray[np.float64] | None, str]"
+"""Probabilities (n_classes,), or None and the reason why not."""
 
 FORMATS = ("csv", "jsonl")
 
@@ -57,14 +66,15 @@ def classify(
     preprocess, resize, image_size, precision, device, batch_size, workers, on_progress
         As for :func:`featx.extract`.
 
-    Yields
-    ------
-    Prediction
-        One per image, in the order of the source; an image that cannot be used has an ``error``.
+    Returns
+    -------
+    iterator of Prediction
+        One per image, in the order of the source; an image that cannot be used has an ``error``. What
+        is wrong with the arguments is raised now, not at the first step.
 
     Raises
     ------
-    BackboneError
+    SourceError, WeightsError, BackboneError
         If the network has no classes of its own, or its weights are random.
     """
     if top < 1:
@@ -85,34 +95,82 @@ def classify(
         preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
     )
     categories = network.categories or ()
-    (logits_name,) = (layer.name for layer in network.layers)
-    done = 0
-    waiting: dict[int, Prediction] = {}
-    for batch in embed(
+    (logits,) = (layer.name for layer in network.layers)
+
+    def judge(features: Mapping[str, NDArray[np.float32]]) -> list[Judged]:
+        return [(row, "") for row in softmax(features[logits].astype(np.float64), axis=1)]
+
+    rows = judge_in_order(
         network,
         opened,
         records,
+        judge,
+        stage="classify",
         batch_size=batch_size,
         workers=workers,
-    ):
+        on_progress=on_progress,
+    )
+    return (name_classes(*row, categories, top) for row in rows)
+
+
+def judge_in_order(
+    network: Network,
+    source: Source,
+    records: Sequence[ImageRecord],
+    judge: Callable[[Mapping[str, NDArray[np.float32]]], Sequence[Judged]],
+    *,
+    stage: str,
+    batch_size: int | Literal["auto"],
+    workers: int | Literal["auto"],
+    on_progress: ProgressCallback | None,
+) -> Iterator[tuple[str, NDArray[np.float64] | None, str]]:
+    """Embed images and judge them batch by batch, in the order of the source and in bounded memory.
+
+    Parameters
+    ----------
+    judge : callable
+        Takes the features of a batch by layer name, each (k, dim); gives k pairs of probabilities and
+        error, of which one is None or empty.
+    stage : str
+        For the progress.
+
+    Yields
+    ------
+    name, probabilities or None, error
+        One for every record; an image that cannot be used has its reason as the error.
+    """
+    waiting: dict[int, Judged] = {}
+    done = 0
+    for batch in embed(network, source, records, batch_size=batch_size, workers=workers):
         if batch.indices:
-            logits = batch.features[logits_name].astype(np.float64)
-            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-            probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-            for index, row in zip(batch.indices, probabilities, strict=True):
-                best = np.argsort(-row, kind="stable")[:top]
-                waiting[index] = Prediction(
-                    records[index].name,
-                    tuple(categories[k] for k in best),
-                    tuple(float(row[k]) for k in best),
-                )
-        for item in batch.others:
-            waiting[item.index] = Prediction(records[item.index].name, (), (), item.reason)
+            waiting |= dict(zip(batch.indices, judge(batch.features), strict=True))
+        waiting |= {item.index: (None, item.reason) for item in batch.others}
         while done in waiting:
-            yield waiting.pop(done)
+            yield (records[done].name, *waiting.pop(done))
             done += 1
         if on_progress is not None:
-            on_progress(Progress("classify", done, len(records)))
+            on_progress(Progress(stage, done, len(records)))
+
+
+def name_classes(
+    name: str, probabilities: NDArray[np.float64] | None, error: str, classes: Sequence[str], top: int
+) -> Prediction:
+    """Give the ``top`` classes of one image, the most probable first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> name_classes("a.jpg", np.array([0.25, 0.75]), "", ["ants", "bees"], 1)
+    Prediction(name='a.jpg', labels=('bees',), probabilities=(0.75,), error='')
+    """
+    if probabilities is None:
+        return Prediction(name, (), (), error)
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return Prediction(
+        name,
+        tuple(str(classes[index]) for index in best),
+        tuple(float(probabilities[index]) for index in best),
+    )
 
 
 def format_predictions(

@@ -94,12 +94,12 @@ class Results:
     ('logreg', 10)
     """
 
-    dataset: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    rows: tuple[ResultRow, ...]
-    comparisons: tuple[Comparison, ...]
+    dataset: Mapping[str, Any] = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+    rows: tuple[ResultRow, ...] = field(repr=False)
+    comparisons: tuple[Comparison, ...] = field(repr=False)
     best: int
-    environment: Mapping[str, Any]
+    environment: Mapping[str, Any] = field(repr=False)
     command: str
     created: str
     test_names: tuple[str, ...] = field(repr=False)

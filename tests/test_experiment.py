@@ -129,6 +129,16 @@ class TestSeveralStores:
         assert results.rows[0].test == results.rows[1].test
         assert results.comparisons[0].difference == 0
 
+    def test_two_of_one_backbone_are_told_apart(self, tmp_path):
+        X, y, splits = arrays()
+        one = featx.FeatureStore.from_arrays(tmp_path / "sharp.h5", X, y, splits=splits, backbone="a")
+        other = featx.FeatureStore.from_arrays(tmp_path / "blurred.h5", X / 2, y, splits=splits, backbone="a")
+        results = featx.fit([one, other], output=tmp_path / "run", **QUICK)
+        assert [row.label for row in results.rows] == ["a [sharp]", "a [blurred]"]
+        assert "a [blurred]" in (tmp_path / "run" / "report.md").read_text().replace("\\", "")
+        with pytest.raises(DatasetError, match="given twice"):
+            featx.fit([one, one], **QUICK)
+
     def test_other_images_are_refused(self, tmp_path):
         X, y, _ = arrays()
         one = featx.FeatureStore.from_arrays(tmp_path / "a.h5", X, y)
@@ -258,6 +268,15 @@ class TestRunFolder:
             assert [name.decode() for name in saved["names"]] == list(results.test_names)
         accuracy = results.best_row.test["accuracy"].value
         assert f"{accuracy:.3f}" in (tmp_path / "run" / "report.md").read_text()
+
+    def test_a_table_that_cannot_be_printed_does_not_cost_the_model(self, store, tmp_path):
+        def show(results):
+            raise BrokenPipeError
+
+        with pytest.raises(BrokenPipeError):
+            featx.fit(store, output=tmp_path / "run", on_results=show, **QUICK)
+        assert featx.Model.load(tmp_path / "run").classes_.tolist() == ["ant", "bee", "wasp"]
+        assert (tmp_path / "run" / "report.html").exists()
 
     def test_torch_is_not_loaded_before_the_results_are_out(self, store, tmp_path):
         code = f"""

@@ -173,7 +173,8 @@ def _phashes(images: Sequence[IndexRow], phashes: NDArray[np.uint64] | None) -> 
 def _texts(values: Values | None, count: int, what: str) -> list[str]:
     if values is None:
         return [""] * count
-    texts = ["" if value is None else str(value) for value in values]
+    # NaN, which differs from itself, is what pandas has for no value.
+    texts = ["" if value is None or value != value else str(value) for value in values]
     if len(texts) != count:
         raise StoreError(f"Got {len(texts)} {what} for {count} rows of X, expected one for each")
     return texts
