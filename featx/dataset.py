@@ -204,7 +204,8 @@ def _own_column(
     if column is None or column == default:
         return _texts(values)
     if column not in store.columns:
-        raise UnknownNameError("column", column, [default, *store.columns])
+        hint = "Other columns come with --labels CSV."
+        raise UnknownNameError("column", column, [default, *store.columns], hint)
     return _texts(store.columns[column])
 
 

@@ -180,7 +180,11 @@ def extract(
         path,
         space,
         network.layers,
-        request=request | {"versions": environment()["versions"]},
+        request=request
+        | {
+            "weights": request["weights"] | {"digest": network.weights.digest},
+            "versions": environment()["versions"],
+        },
         source=opened.location,
         overwrite=overwrite,
     )
@@ -387,6 +391,8 @@ def _unchanged(
     present = {layer.name for layer in store.layers}
     if layers_now != layers_then and not (layers_now and set(layers_now) <= present):
         return False
+    # A digest is what the file held; size and time tell whether it does still, as for images.
+    stored["weights"] = {key: value for key, value in stored["weights"].items() if key != "digest"}
     if any(stored.get(field) != value for field, value in asked.items()):
         return False
     if stored.get("versions") != environment()["versions"] or asked["backbone"].startswith("custom:"):

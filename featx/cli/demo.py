@@ -45,3 +45,4 @@ def command(folder: str, seed: int, as_json: bool) -> None:
         | {"run": f"{folder}/run", "sentence": transfer_gain(results), "demo_seconds": seconds}
     )
     output.line(f"{folder}/run holds the report and the model; {seconds:.0f} s")
+    output.line("next: featx extract YOUR_FOLDER -o photos.h5 --backbone featx-tiny")

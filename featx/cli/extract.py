@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -100,7 +101,7 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
         if run.skipped > 5:
             output.line(f"… and {run.skipped - 5} more: `featx info {store}` lists them")
     if classes > 1:
-        output.line(f"next: featx fit {store}")
+        output.line(f"next: {shlex.join(['featx', 'fit', store])}")
     elif classes == 1:
         output.line("note: one class only; `featx fit` needs at least two folders of images, one per class")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -93,4 +94,4 @@ def command(
     for note in results.dataset["notes"]:
         output.line(f"note: {note}")
     output.line(f"{folder}: report.html, report.md, results.json, predictions.npz, model.featx")
-    output.line(f"next: featx predict {folder} NEW_IMAGES")
+    output.line(f"next: {shlex.join(['featx', 'predict', folder, 'NEW_IMAGES'])}")

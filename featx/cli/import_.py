@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ def command(file: str, store: str, as_json: bool) -> None:
     result = featx.FeatureStore.from_arrays(store, found["X"], **texts)
     output = Output(as_json)
     output.json({"store": store, "images": len(result)})
-    output.line(f"{store}: {len(result)} images; next: featx fit {store}")
+    output.line(f"{store}: {len(result)} images; next: {shlex.join(['featx', 'fit', store])}")
 
 
 def _read(file: str) -> dict[str, NDArray[Any]]:
