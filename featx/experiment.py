@@ -280,7 +280,7 @@ def _write_model(
     folder: Path, results: Results, data: LabelledSet, winner: tuple[int, LayerInfo], plan: Plan
 ) -> None:
     # Late: skops loads torch where torch is installed.
-    from featx.model import save_model
+    from featx.modelfile import save_model
 
     store, layer = data.stores[winner[0]], winner[1]
     row = results.best_row

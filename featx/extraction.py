@@ -16,8 +16,7 @@ import numpy as np
 
 from featx.embedding import EmbeddedBatch, choose_preprocess, embed, parse_layer, space_of
 from featx.environment import environment, peak_memory_bytes
-from featx.errors import FeatxError, ImageError, StoreError, TooManySkippedError, UnknownNameError
-from featx.images.decoding import POLICY
+from featx.errors import FeatxError, ImageError, TooManySkippedError, UnknownNameError
 from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
     ExtractionSummary,
@@ -32,6 +31,7 @@ from featx.records import (
     StoreDtype,
     escape_name,
 )
+from featx.reuse import describe_request, existing_store, holds_all, is_unchanged, trusted_digests
 from featx.store.reader import FeatureStore
 from featx.store.rounding import share_lost
 from featx.store.writer import IndexRow, StoreWriter
@@ -139,20 +139,22 @@ def extract(
     opened = open_source(source)
     records = list_images(opened)
     specs = [parse_layer(layer) for layer in ([layers] if isinstance(layers, str) else layers)]
-    request = _request(backbone, weights, specs, preprocess, resize, image_size, precision, store_dtype, seed)
+    request = describe_request(
+        backbone, weights, specs, preprocess, resize, image_size, precision, store_dtype, seed
+    )
 
-    before = _existing(path) if not overwrite else None
+    before = existing_store(path) if not overwrite else None
     trusted: dict[str, tuple[int, int, bytes]] = {}
     if before is not None:
-        if not rehash and _unchanged(before, request, opened, records):
+        if not rehash and is_unchanged(before, request, opened, records):
             for item in before.skipped[:1]:
                 _check_skipped(len(before.skipped), len(records), max_skip, strict, item.name, item.reason)
             seconds = time.perf_counter() - started
             before.summary = ExtractionSummary(0, len(before), len(before.skipped), seconds)
             return before
         if before.meta["source"] == opened.location and not rehash:
-            trusted = _trusted(before)
-        if before.space.backbone == backbone and not _holds(before, records):
+            trusted = trusted_digests(before)
+        if before.space.backbone == backbone and not holds_all(before, records):
             # New images get the layers that the others have; else those layers would be lost.
             specs = specs or [LayerSpec("penultimate")]
             specs += [LayerSpec(layer.node, layer.pool) for layer in before.layers]
@@ -334,103 +336,3 @@ def _choose_store_dtype(network: Network, source: Source, records: Sequence[Imag
     trial = next(embed(network, source, records[:TRIAL_IMAGES], batch_size=TRIAL_IMAGES))
     lost = [share_lost(rows, np.float16).max(initial=0) for rows in trial.features.values()]
     return "float16" if max(lost, default=0) < TRIAL_LOSS else "float32"
-
-
-def _existing(path: Path) -> FeatureStore | None:
-    """Open the store at ``path`` if it is one; what else lies there is the writer's concern."""
-    if not path.exists():
-        return None
-    try:
-        return FeatureStore(path)
-    except StoreError:
-        return None
-
-
-def _request(
-    backbone: str,
-    weights: str | os.PathLike[str],
-    layers: Sequence[LayerSpec],
-    preprocess: str | Preprocess | None,
-    resize: Resize | None,
-    image_size: int | None,
-    precision: str,
-    store_dtype: str,
-    seed: int,
-) -> dict[str, Any]:
-    """Describe what was asked for, in plain types: equal requests give equal spaces."""
-    asked: dict[str, Any] = {"spec": os.fspath(weights)}
-    if asked["spec"] not in ("default", "none"):
-        path = Path(weights)
-        if path.is_file():
-            status = path.stat()
-            asked = {
-                "spec": str(path.resolve()),
-                "size": status.st_size,
-                "mtime_ns": status.st_mtime_ns,
-            }
-    return {
-        "backbone": backbone,
-        "weights": asked,
-        "layers": [f"{layer.node}:{layer.pool}" if layer.pool else layer.node for layer in layers],
-        "preprocess": preprocess.to_json() if isinstance(preprocess, Preprocess) else preprocess,
-        "resize": resize,
-        "image_size": image_size,
-        "precision": precision,
-        "store_dtype": store_dtype,
-        "seed": seed,
-    }
-
-
-def _unchanged(
-    store: FeatureStore, request: dict[str, Any], source: Source, records: Sequence[ImageRecord]
-) -> bool:
-    """Whether the store already is the answer, as far as names, sizes and times can tell."""
-    stored = dict(store.meta["request"])
-    asked = dict(request)
-    layers_now, layers_then = asked.pop("layers"), stored.pop("layers", None)
-    present = {layer.name for layer in store.layers}
-    if layers_now != layers_then and not (layers_now and set(layers_now) <= present):
-        return False
-    # A digest is what the file held; size and time tell whether it does still, as for images.
-    stored["weights"] = {key: value for key, value in stored["weights"].items() if key != "digest"}
-    if any(stored.get(field) != value for field, value in asked.items()):
-        return False
-    if stored.get("versions") != environment()["versions"] or asked["backbone"].startswith("custom:"):
-        return False  # "default" may mean other weights now; loading them tells
-    if store.space.decoding != POLICY or store.meta["source"] != source.location:
-        return False
-    skipped = {item.name: item for item in store.skipped}
-    kept = [record for record in records if record.name not in skipped]
-    if len(records) != len(store) + len(skipped) or any(record.size < 0 for record in records):
-        return False  # arrays have no time of change
-    return kept == store.records and all(
-        _same_bytes(source, record, skipped[record.name].digest)
-        for record in records
-        if record.name in skipped
-    )
-
-
-def _holds(store: FeatureStore, records: Sequence[ImageRecord]) -> bool:
-    """Whether the store seems to hold all these images, by name, size and time."""
-    skipped = {item.name for item in store.skipped}
-    known = {(record.name, record.size, record.mtime_ns) for record in store.records}
-    return all(
-        record.name in skipped or (record.name, record.size, record.mtime_ns) in known for record in records
-    )
-
-
-def _same_bytes(source: Source, record: ImageRecord, digest: bytes) -> bool:
-    from featx.images.loading import digest_of
-
-    try:
-        return digest_of(source.read(record)) == digest
-    except OSError:
-        return digest == b""
-
-
-def _trusted(store: FeatureStore) -> dict[str, tuple[int, int, bytes]]:
-    return {
-        record.name: (record.size, record.mtime_ns, digest.tobytes())
-        for record, digest in zip(store.records, store.digests, strict=True)
-        if record.size >= 0
-    }

@@ -1,26 +1,13 @@
 """The winner as one file: what the backbone was, the head, and a card that says what it is good for.
 
-A ``model.featx`` is a zip:
-
-=================  ================================================================================
-``manifest.json``  format, classes, the whole space, the layer, where the weights came from, the card
-``head.skops``     the fitted scikit-learn estimator; no pickle is ever executed
-``check.npz``      up to 32 training embeddings and their probabilities, replayed on loading
-=================  ================================================================================
-
 Reading the manifest is all that :meth:`Model.load` does; skops and torch come with the first
 prediction.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,8 +17,8 @@ from numpy.typing import NDArray
 
 from featx.embedding import parse_layer, space_of
 from featx.errors import FeatxError, ImageError, ModelFileError, WeightsError
-from featx.files import publish
 from featx.images.sources import SourceLike, list_images, open_source
+from featx.modelfile import read_head, read_manifest, replay
 from featx.prediction import Judged, judge_in_order, name_classes
 from featx.records import (
     LayerInfo,
@@ -45,33 +32,6 @@ from featx.store.rounding import MOST_LOST, share_lost
 
 if TYPE_CHECKING:
     from featx.backbones.network import Network
-
-FORMAT = "featx.model/1"
-REPLAYED = 32
-"""Predictions kept in the file and compared on loading."""
-
-ALLOWED_TYPES = frozenset(
-    {
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.calibration._TemperatureScaling",
-        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    }
-)
-"""Types a head may hold besides those that skops trusts by itself (scikit-learn's public estimators)."""
-
-
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
-"""What :mod:`zipfile` raises for a file with a changed byte, depending on where it is."""
 
 
 class Model:
@@ -105,7 +65,7 @@ class Model:
         self, path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None
     ) -> None:
         self.path = Path(path)
-        manifest = _read_manifest(self.path)
+        manifest = read_manifest(self.path)
         try:
             self.classes_: NDArray[np.str_] = np.array(list(manifest["classes"]), dtype=np.str_)
             self.card: dict[str, Any] = dict(manifest["card"])
@@ -283,39 +243,9 @@ class Model:
         ModelFileError
             If the file holds a type that is not allowed, or predicts otherwise than it did.
         """
-        from skops.io import get_untrusted_types, loads
-
-        data = _read_member(self.path, "head.skops")
-        try:
-            foreign = sorted(set(get_untrusted_types(data=data)) - ALLOWED_TYPES)
-            if foreign:
-                raise ModelFileError(
-                    f"{self.path} holds types that featx does not load: {', '.join(foreign)}; "
-                    "expected a head written by `featx fit`: do not use this file"
-                )
-            estimator = loads(data, trusted=sorted(ALLOWED_TYPES))
-        except (ValueError, KeyError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
-            raise ModelFileError(
-                f"{self.path} holds a head that cannot be read ({error}); make it again with `featx fit`"
-            ) from error
-        self._replay(estimator)
+        estimator = read_head(self.path)
+        replay(self.path, estimator, self.card.get("versions"))
         return estimator
-
-    def _replay(self, estimator: Any) -> None:
-        try:
-            with np.load(io.BytesIO(_read_member(self.path, "check.npz")), allow_pickle=False) as check:
-                X, expected = check["X"], check["probabilities"]
-        except (ValueError, KeyError, OSError) as error:
-            raise ModelFileError(
-                f"{self.path} is damaged ({error}); make it again with `featx fit`"
-            ) from error
-        got = estimator.predict_proba(X)
-        worst = float(np.abs(got - expected).max()) if len(X) else 0.0
-        if worst > 1e-4:
-            raise ModelFileError(
-                f"{self.path} predicts otherwise here than where it was made (probabilities differ by up to "
-                f"{worst:.2g}); it was written with {self.card.get('versions')}: install those, or fit again"
-            )
 
     def _network(self, device: str) -> Network:
         if device not in self._networks:
@@ -347,94 +277,3 @@ class Model:
                 f"{self.path} was trained on other embeddings than can be made here: {shown}"
             )
         return network
-
-
-def save_model(
-    path: str | os.PathLike[str],
-    estimator: Any,
-    *,
-    classes: NDArray[np.str_],
-    space: Space,
-    layer: LayerInfo,
-    weights: Mapping[str, Any],
-    card: Mapping[str, Any],
-    examples: NDArray[np.float32],
-) -> Path:
-    """Write a model file, and read it back before it gets its name.
-
-    Parameters
-    ----------
-    path : path
-    estimator : scikit-learn classifier
-        Fitted, with ``predict_proba``.
-    classes : ndarray of str, (n_classes,)
-    space, layer : Space, LayerInfo
-        Of the embeddings it was fitted on.
-    weights : mapping
-        What was asked for, so that the network can be built again: ``{"spec": …}``.
-    card : mapping
-        For people; plain types.
-    examples : ndarray of float32, (k, dim)
-        Embeddings whose predictions are kept and replayed on loading; the first 32 are.
-
-    Raises
-    ------
-    ModelFileError
-        If the estimator holds a type that would not be loaded again.
-    """
-    from skops.io import dumps, get_untrusted_types
-
-    head = dumps(estimator)
-    foreign = sorted(set(get_untrusted_types(data=head)) - ALLOWED_TYPES)
-    if foreign:
-        raise ModelFileError(
-            f"The head holds types that a model file may not hold: {', '.join(foreign)}; "
-            "expected estimators of scikit-learn only"
-        )
-    manifest = {
-        "format": FORMAT,
-        "classes": [str(name) for name in classes],
-        "space": space.to_json(),
-        "layer": {"node": layer.node, "pool": layer.pool, "dim": layer.dim},
-        "weights": dict(weights),
-        "card": dict(card),
-    }
-    check = io.BytesIO()
-    X = np.ascontiguousarray(examples[:REPLAYED], dtype=np.float32)
-    np.savez(check, allow_pickle=False, X=X, probabilities=estimator.predict_proba(X))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("manifest.json", json.dumps(manifest, indent=1))
-        archive.writestr("head.skops", head)
-        archive.writestr("check.npz", check.getvalue())
-    with publish(Path(path)) as file:
-        file.write(buffer.getbuffer())
-    return Path(path)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ModelFileError(f"{path} does not exist; `featx fit` writes one into its run folder")
-    try:
-        manifest = json.loads(_read_member(path, "manifest.json"))
-        found = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(
-            f"{path} is no model file of featx, or damaged; make it with `featx fit`"
-        ) from error
-    if found != FORMAT:
-        raise ModelFileError(
-            f"{path} has the format {found}; this featx reads {FORMAT}: use the featx that wrote it"
-        )
-    missing = {"classes", "space", "layer", "weights", "card"} - set(manifest)
-    if missing:
-        raise ModelFileError(f"{path} lacks {', '.join(sorted(missing))}; make it again with `featx fit`")
-    return dict(manifest)
-
-
-def _read_member(path: Path, name: str) -> bytes:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-    except _UNREADABLE as error:
-        raise ModelFileError(f"{path} is no model file of featx, or damaged ({error})") from error

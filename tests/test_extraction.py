@@ -191,10 +191,11 @@ class TestRunAgain:
         assert (store.digests[rows[0]] != store.digests[rows[1]]).any()
 
     def test_other_versions_or_a_network_of_the_users_are_looked_at_again(self, first, monkeypatch, embedded):
-        from featx import extraction
+        from featx import extraction, reuse
 
         real = extraction.environment()
-        monkeypatch.setattr(extraction, "environment", lambda: {**real, "versions": {"torch": "99"}})
+        for module in (extraction, reuse):
+            monkeypatch.setattr(module, "environment", lambda: {**real, "versions": {"torch": "99"}})
         loaded = []
         from featx.backbones import network
 

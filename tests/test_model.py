@@ -12,7 +12,7 @@ from PIL import Image
 import featx
 from featx.errors import ImageError, ModelFileError
 from featx.heads import find_head, list_heads, tune
-from featx.model import save_model
+from featx.modelfile import save_model
 from featx.records import LayerInfo, Space
 
 HEADS = ["logreg", "linear-svm", "rbf-svm"]

@@ -52,6 +52,13 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
+def seed_option(purpose: str) -> Callable[[Command], Command]:
+    """Add ``--seed``, in the range that scikit-learn takes."""
+    return click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N", help=purpose
+    )
+
+
 def backbone_options(command: Command) -> Command:
     """Add what says which network, with which weights, on what input."""
     options = [

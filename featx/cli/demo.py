@@ -6,19 +6,12 @@ import time
 
 import click
 
-from featx.cli.common import Output, json_option
+from featx.cli.common import Output, json_option, seed_option
 
 
 @click.command("demo", short_help="The whole way on embedded images, offline.")
 @click.option("-o", "--output", "folder", default="featx-demo", show_default=True, metavar="FOLDER")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Which ten images of each class are labelled.",
-)
+@seed_option("Which ten images of each class are labelled.")
 @json_option
 def command(folder: str, seed: int, as_json: bool) -> None:
     """Learn handwritten digits from ten labelled images of each, and compare with two references.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featx.cli.common import Output, backbone_options, device_options, json_option
+from featx.cli.common import Output, backbone_options, device_options, json_option, seed_option
 
 
 @click.command("extract", short_help="Embed every image of a folder once.")
@@ -17,14 +17,7 @@ from featx.cli.common import Output, backbone_options, device_options, json_opti
     "--backbone", default="resnet50", show_default=True, metavar="NAME", help="See `featx backbones`."
 )
 @backbone_options
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="For --weights none.",
-)
+@seed_option("For --weights none.")
 @click.option(
     "--layer",
     "layers",

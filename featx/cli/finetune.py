@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featx.cli.common import Output, backbone_options, command_line, device_options, json_option
+from featx.cli.common import Output, backbone_options, command_line, device_options, json_option, seed_option
 
 
 class AutoRate(click.ParamType[float | str]):
@@ -82,14 +82,7 @@ class AutoRate(click.ParamType[float | str]):
     metavar="F",
     help="Share held out, where the source has no test split.  [default: 0.25]",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="For everything that is drawn.",
-)
+@seed_option("For everything that is drawn.")
 @device_options
 @click.option(
     "--max-skip",

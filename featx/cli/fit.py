@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featx.cli.common import Output, command_line, json_option
+from featx.cli.common import Output, command_line, json_option, seed_option
 
 
 def _not_zero(_context: click.Context, _parameter: click.Parameter, value: int) -> int:
@@ -44,14 +44,7 @@ def _not_zero(_context: click.Context, _parameter: click.Parameter, value: int) 
     help="Share held out, where the source has no test split.  [default: 0.25]",
 )
 @click.option("--balanced", is_flag=True, help="Weigh classes by the inverse of their frequency.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="For folds, hold-out and bootstrap.",
-)
+@seed_option("For folds, hold-out and bootstrap.")
 @click.option(
     "--jobs",
     default=-1,

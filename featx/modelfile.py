@@ -1,0 +1,203 @@
+"""The file of a model: writing it, and reading it without ever executing a pickle.
+
+A ``model.featx`` is a zip:
+
+=================  ================================================================================
+``manifest.json``  format, classes, the whole space, the layer, where the weights came from, the card
+``head.skops``     the fitted scikit-learn estimator; no pickle is ever executed
+``check.npz``      up to 32 training embeddings and their probabilities, replayed on loading
+=================  ================================================================================
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import ModelFileError
+from featx.files import publish
+from featx.records import LayerInfo, Space
+
+FORMAT = "featx.model/1"
+REPLAYED = 32
+"""Predictions kept in the file and compared on loading."""
+
+ALLOWED_TYPES = frozenset(
+    {
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    }
+)
+"""Types a head may hold besides those that skops trusts by itself (scikit-learn's public estimators)."""
+
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What :mod:`zipfile` raises for a file with a changed byte, depending on where it is."""
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    estimator: Any,
+    *,
+    classes: NDArray[np.str_],
+    space: Space,
+    layer: LayerInfo,
+    weights: Mapping[str, Any],
+    card: Mapping[str, Any],
+    examples: NDArray[np.float32],
+) -> Path:
+    """Write a model file, and read it back before it gets its name.
+
+    Parameters
+    ----------
+    path : path
+    estimator : scikit-learn classifier
+        Fitted, with ``predict_proba``.
+    classes : ndarray of str, (n_classes,)
+    space, layer : Space, LayerInfo
+        Of the embeddings it was fitted on.
+    weights : mapping
+        What was asked for, so that the network can be built again: ``{"spec": …}``.
+    card : mapping
+        For people; plain types.
+    examples : ndarray of float32, (k, dim)
+        Embeddings whose predictions are kept and replayed on loading; the first 32 are.
+
+    Raises
+    ------
+    ModelFileError
+        If the estimator holds a type that would not be loaded again.
+    """
+    from skops.io import dumps, get_untrusted_types
+
+    head = dumps(estimator)
+    foreign = sorted(set(get_untrusted_types(data=head)) - ALLOWED_TYPES)
+    if foreign:
+        raise ModelFileError(
+            f"The head holds types that a model file may not hold: {', '.join(foreign)}; "
+            "expected estimators of scikit-learn only"
+        )
+    manifest = {
+        "format": FORMAT,
+        "classes": [str(name) for name in classes],
+        "space": space.to_json(),
+        "layer": {"node": layer.node, "pool": layer.pool, "dim": layer.dim},
+        "weights": dict(weights),
+        "card": dict(card),
+    }
+    check = io.BytesIO()
+    X = np.ascontiguousarray(examples[:REPLAYED], dtype=np.float32)
+    np.savez(check, allow_pickle=False, X=X, probabilities=estimator.predict_proba(X))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", json.dumps(manifest, indent=1))
+        archive.writestr("head.skops", head)
+        archive.writestr("check.npz", check.getvalue())
+    with publish(Path(path)) as file:
+        file.write(buffer.getbuffer())
+    return Path(path)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read what the model is, without its head.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no such file, or it is none of ours, damaged, or of another format.
+    """
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist; `featx fit` writes one into its run folder")
+    try:
+        manifest = json.loads(read_member(path, "manifest.json"))
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"{path} is no model file of featx, or damaged; make it with `featx fit`"
+        ) from error
+    if found != FORMAT:
+        raise ModelFileError(
+            f"{path} has the format {found}; this featx reads {FORMAT}: use the featx that wrote it"
+        )
+    missing = {"classes", "space", "layer", "weights", "card"} - set(manifest)
+    if missing:
+        raise ModelFileError(f"{path} lacks {', '.join(sorted(missing))}; make it again with `featx fit`")
+    return dict(manifest)
+
+
+def read_member(path: Path, name: str) -> bytes:
+    """Read one member of the zip, every way of being damaged turned into one error."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)
+    except _UNREADABLE as error:
+        raise ModelFileError(f"{path} is no model file of featx, or damaged ({error})") from error
+
+
+def read_head(path: Path) -> Any:
+    """Read the estimator.
+
+    Raises
+    ------
+    ModelFileError
+        If the file holds a type that is not allowed, or cannot be read.
+    """
+    from skops.io import get_untrusted_types, loads
+
+    data = read_member(path, "head.skops")
+    try:
+        foreign = sorted(set(get_untrusted_types(data=data)) - ALLOWED_TYPES)
+        if foreign:
+            raise ModelFileError(
+                f"{path} holds types that featx does not load: {', '.join(foreign)}; "
+                "expected a head written by `featx fit`: do not use this file"
+            )
+        estimator = loads(data, trusted=sorted(ALLOWED_TYPES))
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
+        raise ModelFileError(
+            f"{path} holds a head that cannot be read ({error}); make it again with `featx fit`"
+        ) from error
+    return estimator
+
+
+def replay(path: Path, estimator: Any, versions: object) -> None:
+    """Refuse an estimator that predicts otherwise here than where it was written.
+
+    Raises
+    ------
+    ModelFileError
+        If a probability of the predictions kept differs by more than 1e-4.
+    """
+    try:
+        with np.load(io.BytesIO(read_member(path, "check.npz")), allow_pickle=False) as check:
+            X, expected = check["X"], check["probabilities"]
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelFileError(f"{path} is damaged ({error}); make it again with `featx fit`") from error
+    got = estimator.predict_proba(X)
+    worst = float(np.abs(got - expected).max()) if len(X) else 0.0
+    if worst > 1e-4:
+        raise ModelFileError(
+            f"{path} predicts otherwise here than where it was made (probabilities differ by up to "
+            f"{worst:.2g}); it was written with {versions}: install those, or fit again"
+        )

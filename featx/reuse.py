@@ -1,0 +1,115 @@
+"""What an earlier extraction left, and whether it still holds; answered without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from featx.environment import environment
+from featx.errors import StoreError
+from featx.images.decoding import POLICY
+from featx.images.loading import digest_of
+from featx.images.sources import Source
+from featx.records import ImageRecord, LayerSpec, Preprocess, Resize
+from featx.store.reader import FeatureStore
+
+
+def existing_store(path: Path) -> FeatureStore | None:
+    """Open the store at ``path`` if it is one; what else lies there is the writer's concern."""
+    if not path.exists():
+        return None
+    try:
+        return FeatureStore(path)
+    except StoreError:
+        return None
+
+
+def describe_request(
+    backbone: str,
+    weights: str | os.PathLike[str],
+    layers: Sequence[LayerSpec],
+    preprocess: str | Preprocess | None,
+    resize: Resize | None,
+    image_size: int | None,
+    precision: str,
+    store_dtype: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Describe what was asked for, in plain types: equal requests give equal spaces."""
+    asked: dict[str, Any] = {"spec": os.fspath(weights)}
+    if asked["spec"] not in ("default", "none"):
+        path = Path(weights)
+        if path.is_file():
+            status = path.stat()
+            asked = {
+                "spec": str(path.resolve()),
+                "size": status.st_size,
+                "mtime_ns": status.st_mtime_ns,
+            }
+    return {
+        "backbone": backbone,
+        "weights": asked,
+        "layers": [f"{layer.node}:{layer.pool}" if layer.pool else layer.node for layer in layers],
+        "preprocess": preprocess.to_json() if isinstance(preprocess, Preprocess) else preprocess,
+        "resize": resize,
+        "image_size": image_size,
+        "precision": precision,
+        "store_dtype": store_dtype,
+        "seed": seed,
+    }
+
+
+def is_unchanged(
+    store: FeatureStore, request: dict[str, Any], source: Source, records: Sequence[ImageRecord]
+) -> bool:
+    """Whether the store already is the answer, as far as names, sizes and times can tell."""
+    stored = dict(store.meta["request"])
+    asked = dict(request)
+    layers_now, layers_then = asked.pop("layers"), stored.pop("layers", None)
+    present = {layer.name for layer in store.layers}
+    if layers_now != layers_then and not (layers_now and set(layers_now) <= present):
+        return False
+    # A digest is what the file held; size and time tell whether it does still, as for images.
+    stored["weights"] = {key: value for key, value in stored["weights"].items() if key != "digest"}
+    if any(stored.get(field) != value for field, value in asked.items()):
+        return False
+    if stored.get("versions") != environment()["versions"] or asked["backbone"].startswith("custom:"):
+        return False  # "default" may mean other weights now; loading them tells
+    if store.space.decoding != POLICY or store.meta["source"] != source.location:
+        return False
+    skipped = {item.name: item for item in store.skipped}
+    kept = [record for record in records if record.name not in skipped]
+    if len(records) != len(store) + len(skipped) or any(record.size < 0 for record in records):
+        return False  # arrays have no time of change
+    return kept == store.records and all(
+        _same_bytes(source, record, skipped[record.name].digest)
+        for record in records
+        if record.name in skipped
+    )
+
+
+def holds_all(store: FeatureStore, records: Sequence[ImageRecord]) -> bool:
+    """Whether the store seems to hold all these images, by name, size and time."""
+    skipped = {item.name for item in store.skipped}
+    known = {(record.name, record.size, record.mtime_ns) for record in store.records}
+    return all(
+        record.name in skipped or (record.name, record.size, record.mtime_ns) in known for record in records
+    )
+
+
+def _same_bytes(source: Source, record: ImageRecord, digest: bytes) -> bool:
+    try:
+        return digest_of(source.read(record)) == digest
+    except OSError:
+        return digest == b""
+
+
+def trusted_digests(store: FeatureStore) -> dict[str, tuple[int, int, bytes]]:
+    """Give size, time of change and digest by name: a hint that saves reading the file again."""
+    return {
+        record.name: (record.size, record.mtime_ns, digest.tobytes())
+        for record, digest in zip(store.records, store.digests, strict=True)
+        if record.size >= 0
+    }
