@@ -49,8 +49,8 @@ from featx.cli.common import Output, backbone_options, device_options, json_opti
 def command(as_json: bool, store: str, source: str, **options: Any) -> None:
     """Embed every image of SOURCE and keep the embeddings in a store.
 
-    SOURCE is a folder with one folder of images per class, or with train, val and test above those, or
-    a flat folder without labels. Run again: only what changed is computed.
+    SOURCE is a folder with one folder of images per class; or with train, val (validation, dev) and
+    test above those; or a flat folder without labels. Run again: only what changed is computed.
 
     \b
     featx extract photos/ -o photos.h5

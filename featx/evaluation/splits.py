@@ -131,8 +131,7 @@ def make_split(
     if len(classes := np.unique(labels[labelled])) < 2:
         raise DatasetError(
             f"All {int(labelled.sum())} labelled images are of class {str(classes[0])!r}: a classifier needs "
-            f"images "
-            "of at least two classes."
+            "at least two classes: put images of another into a folder beside it, or give --labels CSV."
         )
     notes = [
         f"the {name} split has no labels and is left out ({int((names == name).sum())} images)"
