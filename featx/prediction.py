@@ -76,6 +76,14 @@ def classify(
     ------
     SourceError, WeightsError, BackboneError
         If the network has no classes of its own, or its weights are random.
+
+    Examples
+    --------
+    >>> import numpy as np, featx
+    >>> black = np.zeros((64, 64, 3), dtype=np.uint8)
+    >>> (prediction,) = featx.classify([black], "featx-tiny", top=3)
+    >>> len(prediction.labels), prediction.probabilities[0] >= prediction.probabilities[1]
+    (3, True)
     """
     if top < 1:
         raise FeatxError(f"The top {top} classes were asked for; expected at least 1.")

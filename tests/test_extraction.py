@@ -400,3 +400,50 @@ def test_h5py_alone_reads_what_extract_wrote(make_photos, tmp_path):
         assert file["features/flatten:flatten"].shape == (4, 3072)
         assert file["features/flatten:flatten"].dtype == np.float16
         assert file["images/digest"].shape == (4, 32)
+
+
+@pytest.mark.filterwarnings("ignore:NOTE. The nodes obtained by tracing:UserWarning")
+@pytest.mark.parametrize(
+    ("name", "node", "axes"),
+    [
+        ("resnet18", "layer2", (2, 3)),
+        ("mobilenet_v3_small", "features.8", (2, 3)),
+        ("swin_t", "features.3", (1, 2)),
+        ("convnext_tiny", "features.5.0.block.2", (1, 2)),
+        ("vit_b_32", "encoder.layers.encoder_layer_3.mlp", None),
+    ],
+)
+def test_rows_are_those_of_torchvisions_own_transform_and_extractor_one_image_at_a_time(
+    name, node, axes, tmp_path
+):
+    """From the encoded file to the stored row, nothing of ours in between."""
+    import torch
+    from torchvision import models
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed, size in enumerate([(300, 260), (231, 400), (224, 224)]):
+        photo("ants", seed, size).save(folder / f"{seed}.jpg", quality=90)
+    store = featx.extract(
+        folder,
+        tmp_path / "x.h5",
+        backbone=name,
+        weights="none",
+        seed=3,
+        layers=[f"{node}:avg"],
+        precision="fp32",
+        store_dtype="float32",
+        batch_size=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = models.get_model(name).eval()
+    transform = models.get_model_weights(name)["IMAGENET1K_V1"].transforms()
+    extractor = create_feature_extractor(network, [node]).eval()
+    for file, row in zip(sorted(folder.iterdir()), store.X(node), strict=True):
+        with torch.inference_mode(), Image.open(file) as image:
+            (value,) = extractor(transform(image)[None]).values()
+        # Of tokens, the class token is left out.
+        expected = (value[:, 1:].mean(1) if axes is None else value.mean(axes))[0].numpy()
+        assert np.linalg.norm(row - expected) <= 1e-4 * np.linalg.norm(expected)
