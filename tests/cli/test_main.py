@@ -122,6 +122,8 @@ class TestExitCodes:
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
+            # A shell's background jobs start with SIGINT ignored, and so would this one.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 120
         while not (tmp_path / "x.h5.parts").exists() and time.monotonic() < deadline:
