@@ -188,8 +188,8 @@ def fit(
     try:
         if on_results is not None:
             on_results(results)
-    except Exception:
-        # A closed pipe, or a terminal that cannot print ±, must not cost the model.
+    except (Exception, SystemExit):
+        # A closed pipe (rich exits there), or a terminal that cannot print ±, must not cost the model.
         _finish(folder, results, data, winner, plan)
         raise
     _finish(folder, results, data, winner, plan)

@@ -269,11 +269,12 @@ class TestRunFolder:
         accuracy = results.best_row.test["accuracy"].value
         assert f"{accuracy:.3f}" in (tmp_path / "run" / "report.md").read_text()
 
-    def test_a_table_that_cannot_be_printed_does_not_cost_the_model(self, store, tmp_path):
+    @pytest.mark.parametrize("error", [BrokenPipeError, SystemExit])
+    def test_a_table_that_cannot_be_printed_does_not_cost_the_model(self, store, tmp_path, error):
         def show(results):
-            raise BrokenPipeError
+            raise error
 
-        with pytest.raises(BrokenPipeError):
+        with pytest.raises(error):
             featx.fit(store, output=tmp_path / "run", on_results=show, **QUICK)
         assert featx.Model.load(tmp_path / "run").classes_.tolist() == ["ant", "bee", "wasp"]
         assert (tmp_path / "run" / "report.html").exists()
