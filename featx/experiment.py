@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from featx.dataset import LabelledSet, open_dataset
 from featx.environment import environment, peak_memory_bytes
-from featx.errors import DatasetError, FeatxError
+from featx.errors import DatasetError
 from featx.files import disk_errors
 from featx.heads.catalog import DEFAULT_HEADS, Head, find_head
 from featx.heads.search import Tuned, tune
@@ -28,7 +28,6 @@ from featx.records import LayerInfo, Progress, ProgressCallback, ResultRow, Scor
 from featx.report import write_report
 from featx.results import (
     MODEL_FILE,
-    NETWORK_FILE,
     REPORT_FILES,
     Results,
     RowPredictions,
@@ -115,7 +114,7 @@ def fit(
         raise DatasetError(f"Got the seed {seed}, expected a number from 0 to {2**32 - 1}.")
     if jobs == 0:
         raise DatasetError("Got 0 jobs, expected a number of threads, or -1 for all processors.")
-    folder = _check_folder(output)
+    folder = check_run_folder(output, of=MODEL_FILE) if output is not None else None
     data = open_dataset(stores, labels=labels, label=label, group=group)
     pairs = data.layers(layers)
     plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)
@@ -194,17 +193,6 @@ def fit(
         raise
     _finish(folder, results, data, winner, plan)
     return results
-
-
-def _check_folder(output: str | os.PathLike[str] | None) -> Path | None:
-    if output is None:
-        return None
-    if os.path.lexists(Path(output) / NETWORK_FILE):
-        # Its network would outlive its results, and look as if it were this run's.
-        raise FeatxError(
-            f"{output} holds the run and the network of `featx finetune`; choose another folder with -o"
-        )
-    return check_run_folder(output)
 
 
 def _distinct_names(stores: Sequence[FeatureStore]) -> list[str]:

@@ -31,7 +31,7 @@ from featx.records import (
     ResultRow,
 )
 from featx.report import write_report
-from featx.results import MODEL_FILE, NETWORK_FILE, Results, RowPredictions, check_run_folder
+from featx.results import NETWORK_FILE, Results, RowPredictions, check_run_folder
 
 if TYPE_CHECKING:
     from featx.training.search import Trial
@@ -161,7 +161,7 @@ def finetune(
     """
     started = time.perf_counter()
     _check(init, epochs, lr, batch_size)
-    folder = _check_folder(output)
+    folder = check_run_folder(output, of=NETWORK_FILE) if output is not None else None
     opened = open_source(source)
     records = list_images(opened)
 
@@ -274,17 +274,6 @@ def _check(init: str, epochs: int, lr: float | str, batch_size: int | str) -> No
         raise FeatxError(f"Got the learning rate {lr!r}, expected a number above 0, or auto.")
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
         raise FeatxError(f"Got a batch size of {batch_size!r}, expected at least 1, or auto.")
-
-
-def _check_folder(output: str | os.PathLike[str] | None) -> Path | None:
-    if output is None:
-        return None
-    if os.path.lexists(Path(output) / MODEL_FILE):
-        # Its model would outlive its results, and look as if it were this run's.
-        raise FeatxError(
-            f"{output} holds the run and the model of `featx fit`; choose another folder with -o"
-        )
-    return check_run_folder(output)
 
 
 def _weights_words(spec: str | os.PathLike[str], seed: int) -> str:

@@ -67,7 +67,7 @@ def save_model(
     card: Mapping[str, Any],
     examples: NDArray[np.float32],
 ) -> Path:
-    """Write a model file, and read it back before it gets its name.
+    """Write a model file, whole or not at all.
 
     Parameters
     ----------

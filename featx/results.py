@@ -32,7 +32,8 @@ NETWORK_FILE = "network.safetensors"
 """The fine-tuned network in the run folder, to be used as ``weights``."""
 REPORT_FILES = ("report.md", "report.html")
 
-_WEIGHTS = frozenset({MODEL_FILE, NETWORK_FILE})
+_ORIGINS = {MODEL_FILE: "the model of `featx fit`", NETWORK_FILE: "the network of `featx finetune`"}
+_WEIGHTS = _ORIGINS.keys()
 _OWN = frozenset({RESULTS_FILE, PREDICTIONS_FILE, *REPORT_FILES, *_WEIGHTS})
 
 
@@ -158,8 +159,15 @@ class Results:
         return path
 
 
-def check_run_folder(folder: str | os.PathLike[str]) -> Path:
+def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -> Path:
     """Refuse, before any work is done, a place that :meth:`Results.save` may not write to.
+
+    Parameters
+    ----------
+    folder : path
+    of : str, optional
+        The file that this kind of run leaves, :data:`MODEL_FILE` or :data:`NETWORK_FILE`. That of the
+        other kind would outlive its results, and look as if it were this run's. None for any kind.
 
     Raises
     ------
@@ -167,6 +175,9 @@ def check_run_folder(folder: str | os.PathLike[str]) -> Path:
         If something that is no run folder is there, or nothing can be written there.
     """
     path = Path(folder)
+    for name, origin in _ORIGINS.items():
+        if of is not None and name != of and os.path.lexists(path / name):
+            raise FeatxError(f"{folder} holds the run and {origin}; choose another folder with -o")
     # os.path takes what it may not look at for absent, so that the folder above is what is judged.
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(nearest):  # noqa: PTH112 - as above

@@ -59,6 +59,18 @@ def seed_option(purpose: str) -> Callable[[Command], Command]:
     )
 
 
+def max_skip_option(command: Command) -> Command:
+    """Add ``--max-skip``."""
+    return click.option(
+        "--max-skip",
+        type=click.FloatRange(0, 1),
+        default=0.1,
+        show_default=True,
+        metavar="FRACTION",
+        help="How many images may be skipped.",
+    )(command)
+
+
 def backbone_options(command: Command) -> Command:
     """Add what says which network, with which weights, on what input."""
     options = [

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from featx.cli.common import Output, backbone_options, device_options, json_option, seed_option
+from featx.cli.common import (
+    Output,
+    backbone_options,
+    device_options,
+    json_option,
+    max_skip_option,
+    seed_option,
+)
 
 
 @click.command("extract", short_help="Embed every image of a folder once.")
@@ -35,14 +42,7 @@ from featx.cli.common import Output, backbone_options, device_options, json_opti
 )
 @device_options
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
-@click.option(
-    "--max-skip",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    metavar="FRACTION",
-    help="How many images may be skipped.",
-)
+@max_skip_option
 @click.option("--rehash", is_flag=True, help="Read every file again, whatever its size and time say.")
 @click.option("--overwrite", is_flag=True, help="Replace a store made with other settings.")
 @json_option

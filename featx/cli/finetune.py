@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from featx.cli.common import Output, backbone_options, command_line, device_options, json_option, seed_option
+from featx.cli.common import (
+    Output,
+    backbone_options,
+    command_line,
+    device_options,
+    json_option,
+    max_skip_option,
+    seed_option,
+)
 
 
 class AutoRate(click.ParamType[float | str]):
@@ -84,14 +92,7 @@ class AutoRate(click.ParamType[float | str]):
 )
 @seed_option("For everything that is drawn.")
 @device_options
-@click.option(
-    "--max-skip",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    metavar="FRACTION",
-    help="How many images may be skipped.",
-)
+@max_skip_option
 @click.option("-o", "--output", "run", metavar="RUN", help="The run folder.  [default: SOURCE-finetune]")
 @json_option
 def command(source: str, run: str | None, as_json: bool, **options: Any) -> None:

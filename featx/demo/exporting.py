@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from featx.backbones.providers.tiny import INPUT_SIZE, TinyNet, tiny_net
 from featx.errors import WeightsError
+from featx.files import publish
 
 __all__ = ["PREPROCESS", "export", "to_half"]
 
@@ -122,13 +122,9 @@ def export(
         "description": description,
         "licence": "Apache-2.0",
     }
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        # Not save_file: it makes the file readable by its owner only, and the file goes into the package.
-        temporary.write_bytes(_in_order(save(rounded, metadata=metadata)))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Not save_file: it makes the file readable by its owner only, and the file goes into the package.
+    with publish(path) as file:
+        file.write(_in_order(save(rounded, metadata=metadata)))
     return difference
 
 

@@ -7,10 +7,9 @@ function of the step, so that a run that was killed and resumed takes the same s
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
-import os
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Generator, Tensor, nn
 from featx.backbones.providers.tiny import TinyNet, tiny_net
 from featx.demo.distortion import distort
 from featx.errors import WeightsError
+from featx.files import publish
 
 __all__ = ["Recipe", "accuracy", "learning_rate", "train"]
 
@@ -253,23 +253,17 @@ def _step(
 
 
 def _save(path: Path, recipe: Recipe, network: TinyNet, optimizer: torch.optim.AdamW, step: int) -> None:
-    """Write a checkpoint whole: under a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     state: dict[str, Any] = {
         "recipe": dataclasses.asdict(recipe),
         "step": step,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with publish(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def _restore(path: Path, recipe: Recipe, network: TinyNet, optimizer: torch.optim.AdamW) -> int:
