@@ -26,9 +26,11 @@ from featx.errors import (
 )
 from featx.files import disk_errors, remove_temporaries, sync_directory
 from featx.records import LayerInfo, SkippedImage, Space, escape_name
+from featx.store.gathering import OpenFiles, gather
 from featx.store.locking import WriterLock
-from featx.store.parts import OpenFiles, RowIndex, RowSource, gather, part_number, write_part
+from featx.store.parts import part_number, write_part
 from featx.store.rounding import round_rows
+from featx.store.rowindex import RowIndex, RowSource
 from featx.store.schema import (
     DIGEST_SIZE,
     IndexRow,

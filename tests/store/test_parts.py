@@ -6,7 +6,9 @@ import pytest
 
 from featx.errors import DamagedStoreError
 from featx.records import LayerInfo
-from featx.store.parts import OpenFiles, RowIndex, RowSource, gather, part_number, write_part
+from featx.store.gathering import OpenFiles, gather
+from featx.store.parts import part_number, write_part
+from featx.store.rowindex import RowIndex, RowSource
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_a_second_writer_uses_the_parts_of_the_first(kit, path):
 def test_rows_are_found_in_any_order_and_over_many_small_reads(kit, path, monkeypatch):
     crash(kit, path, list(range(20)))
     monkeypatch.setattr(writer_module.gather, "__defaults__", (3 * kit.avg.dim * 2,))
-    monkeypatch.setattr("featx.store.parts._OPEN_FILES", 2)
+    monkeypatch.setattr("featx.store.gathering._OPEN_FILES", 2)
     order = np.random.default_rng(0).permutation(20).tolist()
     kit.store(path, order)
     with FeatureStore(path) as store:

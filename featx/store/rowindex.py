@@ -1,0 +1,117 @@
+"""Where rows lie: which file and which row holds the embedding of a digest.
+
+Rows of a finished store and of parts are looked up alike. In memory are 40 bytes a row and file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.records import Space
+from featx.store.checking import Region
+from featx.store.schema import DIGEST_SIZE
+from featx.store.storefile import StoreFile
+
+__all__ = ["RowIndex", "RowSource"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """A file that holds rows, and the little that must be in memory to find them.
+
+    ``digests`` (k, 32) uint8 and ``phashes`` (k,) uint64 are 40 bytes a row; ``regions`` are by
+    layer name; ``seconds`` is what its rows took.
+    """
+
+    path: Path
+    space: Space
+    digests: NDArray[np.uint8]
+    phashes: NDArray[np.uint64]
+    regions: Mapping[str, Region]
+    seconds: float
+
+    @classmethod
+    def open(cls, path: Path, *, check: bool) -> RowSource:
+        """Read a store or a part; with ``check``, every byte of it is hashed first.
+
+        Raises
+        ------
+        StoreError
+            As :class:`~featx.store.storefile.StoreFile`.
+        """
+        file = StoreFile(path, check=check)
+        try:
+            contents = file.contents
+            group = "rows" if contents.kind == "part" else "images"
+            return cls(
+                path,
+                contents.space,
+                file.read(f"{group}/digest"),
+                file.read(f"{group}/phash"),
+                {region.layer.name: region for region in contents.regions},
+                float(contents.meta["seconds"]),
+            )
+        finally:
+            file.close()
+
+
+@dataclass(slots=True)
+class RowIndex:
+    """Which source and which row holds the embedding of a digest, layer by layer."""
+
+    sources: list[RowSource] = field(default_factory=list)
+
+    def known(self, layers: Iterable[str]) -> set[bytes]:
+        """Digests that have a row for every one of the layers."""
+        common: NDArray[np.bytes_] | None = None
+        for layer in layers:
+            keys = np.unique(self._keys(layer)[0])
+            common = keys if common is None else np.intersect1d(common, keys, assume_unique=True)
+        data = b"" if common is None else common.tobytes()
+        return {data[start : start + DIGEST_SIZE] for start in range(0, len(data), DIGEST_SIZE)}
+
+    def locate(self, layer: str, digests: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Find rows.
+
+        Parameters
+        ----------
+        layer : str
+            ``NODE:POOL``.
+        digests : ndarray of shape (n, 32), uint8
+            In any order, with repetitions.
+
+        Returns
+        -------
+        source : ndarray of shape (n,), int32
+            Index into :attr:`sources`, -1 where there is no row.
+        row : ndarray of shape (n,), int64
+            Row in that source.
+        """
+        keys, source, row = self._keys(layer)
+        if not len(keys):
+            return np.full(len(digests), -1, np.int32), np.zeros(len(digests), np.int64)
+        order = np.argsort(keys, kind="stable")
+        wanted = _as_keys(digests)
+        found = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+        hit = keys[found] == wanted
+        return np.where(hit, source[found], np.int32(-1)).astype(np.int32), np.where(hit, row[found], 0)
+
+    def _keys(self, layer: str) -> tuple[NDArray[np.bytes_], NDArray[np.int32], NDArray[np.int64]]:
+        having = [(number, source) for number, source in enumerate(self.sources) if layer in source.regions]
+        if not having:
+            return np.empty(0, f"S{DIGEST_SIZE}"), np.empty(0, np.int32), np.empty(0, np.int64)
+        return (
+            np.concatenate([_as_keys(source.digests) for _, source in having]),
+            np.concatenate([np.full(len(source.digests), number, np.int32) for number, source in having]),
+            np.concatenate([np.arange(len(source.digests)) for _, source in having]),
+        )
+
+
+def _as_keys(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    # Fixed-width bytes compare zero-padded, so digests that end in zeros stay themselves.
+    return np.ascontiguousarray(digests).view(f"S{DIGEST_SIZE}").reshape(-1)
