@@ -335,7 +335,7 @@ def test_rows_that_cannot_be_kept_do_not_hide_the_first_error(kit, path, monkeyp
     def broken():
         with kit.writer(path) as writer:
             writer.add(*kit.rows([1, 2]))
-            monkeypatch.setattr(writer_module, "write_part", full)
+            monkeypatch.setattr("featx.store.partswriter.write_part", full)
             raise ValueError("first")
 
     def full(*args, **kwargs):

@@ -1,0 +1,294 @@
+"""Rows go to parts as they come: what every writer of a store does, whatever becomes of the parts.
+
+What is committed is never lost: a kill, a full disk or an error leaves the finished parts, and the
+next writer of the same space uses them.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import StoreError
+from featx.records import LayerInfo, SkippedImage, Space, escape_name
+from featx.store.gathering import OpenFiles, gather
+from featx.store.locking import WriterLock
+from featx.store.parts import write_part
+from featx.store.rounding import round_rows
+from featx.store.rowindex import RowIndex, RowSource
+from featx.store.schema import DIGEST_SIZE, IndexRow, check_layers
+
+__all__ = ["PartsWriter", "Places"]
+
+Places = tuple[NDArray[np.int32], NDArray[np.int64]]
+"""For each image, the number of the source and the row in it, as :meth:`RowIndex.locate` gives them."""
+
+
+class PartsWriter(ABC):
+    """Writes parts; a context manager that holds a lock.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    space : Space
+        What the embeddings are.
+    layers : sequence of LayerInfo
+        The layers that every :meth:`add` brings.
+    request : mapping
+        Arguments and versions, in types that JSON has; kept as provenance.
+    source : str
+        Where the images come from.
+    overwrite : bool, default=False
+        Replace a store (never anything else) instead of adding to it. Parts of the same space that
+        an unfinished run left are used even so.
+    flush_seconds : float, default=30
+        Rows become a part after this many seconds of work …
+    flush_bytes : int, default=256 MiB
+        … or when they take this many bytes, whichever is first.
+
+    Attributes
+    ----------
+    known : set of bytes
+        Digests that had a row for all of ``layers`` when the writer was entered.
+    notes : list of str
+        One line for each thing people should hear of, such as a damaged part that is not used.
+    earlier_seconds : float
+        Wall time that the rows found by the writer took when they were computed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        space: Space,
+        layers: Sequence[LayerInfo],
+        *,
+        request: Mapping[str, Any],
+        source: str,
+        overwrite: bool = False,
+        flush_seconds: float = 30.0,
+        flush_bytes: int = 256 << 20,
+    ) -> None:
+        check_layers(layers)
+        self.path = path
+        self.space = space
+        self.layers = tuple(layers)
+        self.request = dict(request)
+        self.source = source
+        self.overwrite = overwrite
+        self.flush_seconds = flush_seconds
+        self.flush_bytes = flush_bytes
+        self.known: set[bytes] = set()
+        self.notes: list[str] = []
+        self.earlier_seconds = 0.0
+        self._dtype = np.dtype(space.store_dtype).newbyteorder("<")
+        self._index = RowIndex()
+        self._next_number = 1
+        self._reset_buffer()
+
+    @property
+    @abstractmethod
+    def parts_directory(self) -> Path:
+        """Where this writer's parts lie until the store is finished."""
+
+    @property
+    @abstractmethod
+    def _lock(self) -> WriterLock:
+        """Keeps a second writer of the same parts out."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Refuse what featx did not write, and make the directory of the lock."""
+
+    @abstractmethod
+    def _recover(self) -> None:
+        """Under the lock: find the rows that earlier runs left, and make the directory of the parts."""
+
+    @abstractmethod
+    def finish(
+        self, images: Sequence[IndexRow], skipped: Sequence[SkippedImage], provenance: Mapping[str, Any]
+    ) -> Path:
+        """Write the index, and with it the store."""
+
+    def __enter__(self) -> Self:
+        self._prepare()
+        self._lock.acquire()
+        try:
+            self._recover()
+        except BaseException:
+            self._lock.release()
+            raise
+        self.known = self._index.known(layer.name for layer in self.layers)
+        self.earlier_seconds = sum(source.seconds for source in self._index.sources)
+        self._reset_buffer()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if self._digests and not _is_disk_error(error):
+                try:
+                    self.flush()
+                except StoreError as second:
+                    if error is None:
+                        raise
+                    error.add_note(f"The rows not yet in a part were dropped: {second}")
+        finally:
+            self._leave()
+            self._lock.release()
+
+    def _leave(self) -> None:  # noqa: B027 - most writers have nothing to do
+        """Tidy up before the lock goes."""
+
+    def add(
+        self,
+        digests: NDArray[np.uint8],
+        phashes: NDArray[np.uint64],
+        features: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        """Take finished rows; writes a part when one is due.
+
+        Parameters
+        ----------
+        digests : ndarray of shape (k, 32), uint8
+            SHA-256 of the encoded bytes of each image.
+        phashes : ndarray of shape (k,), uint64
+            Perceptual hashes.
+        features : mapping of str to ndarray of shape (k, dim), float32
+            One array for every layer, by layer name; finite.
+
+        Raises
+        ------
+        OverflowStoreError
+            If a value does not fit the stored dtype; none of the rows is taken.
+        StoreError
+            If shapes or layers are not as announced, a value is NaN or infinite, or the disk fails.
+        """
+        digests = np.ascontiguousarray(digests, dtype=np.uint8)
+        count = len(digests)
+        if digests.shape != (count, DIGEST_SIZE) or np.shape(phashes) != (count,):
+            raise StoreError(
+                f"Got digests {digests.shape} and phashes {np.shape(phashes)}, expected (k, {DIGEST_SIZE}) "
+                "and (k,)"
+            )
+        names = [layer.name for layer in self.layers]
+        if set(features) != set(names):
+            raise StoreError(f"Got rows of the layers {sorted(features)}, expected {sorted(names)}")
+        if not count:
+            return
+        cast = [self._cast(layer, features[layer.name], digests) for layer in self.layers]
+        self._digests.append(digests.copy())
+        self._phashes.append(np.array(phashes, np.uint64))
+        for rows, array in zip(self._rows, cast, strict=True):
+            rows.append(array)
+        self._bytes += sum(array.nbytes for array in cast) + digests.nbytes
+        if self._bytes >= self.flush_bytes or time.monotonic() - self._since >= self.flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows in memory as a part; does nothing without any.
+
+        Raises
+        ------
+        StoreError
+            If the part cannot be written; the rows stay in memory.
+        """
+        if not self._digests:
+            return
+        path = write_part(
+            self.parts_directory,
+            np.concatenate(self._digests),
+            np.concatenate(self._phashes),
+            {layer.name: rows for layer, rows in zip(self.layers, self._rows, strict=True)},
+            self.space,
+            self.layers,
+            request=self.request,
+            source=self.source,
+            seconds=time.monotonic() - self._since,
+            number=self._next_number,
+        )
+        self._next_number += 1
+        self._reset_buffer()
+        self._index.sources.append(RowSource.open(path, check=False))
+
+    def stored(self, digests: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """Read rows that are known.
+
+        Parameters
+        ----------
+        digests : ndarray of shape (k, 32), uint8
+            Of :attr:`known`.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (k, dim)
+            By layer name, in the stored dtype.
+        """
+        with OpenFiles() as files:
+            return {
+                layer.name: np.concatenate(
+                    list(gather(files, self._index.sources, layer, *self._index.locate(layer.name, digests)))
+                )
+                for layer in self.layers
+            }
+
+    def _locate(
+        self, images: Sequence[IndexRow], digests: NDArray[np.uint8], others: Sequence[LayerInfo]
+    ) -> tuple[list[LayerInfo], dict[str, Places]]:
+        """Find the row of every image for the layers asked for, and for those others that can be kept."""
+        layers = list(self.layers)
+        where = {layer.name: self._index.locate(layer.name, digests) for layer in layers}
+        for name, (from_, _) in where.items():
+            missing = np.flatnonzero(from_ < 0)
+            if len(missing):
+                image = images[missing[0]]
+                raise StoreError(
+                    f"{self.path} has no row of layer {name!r} for {len(missing)} of {len(images)} images, "
+                    f"such as {escape_name(image.record.name)!r} ({image.digest.hex()[:16]}…); run the "
+                    "extraction again"
+                )
+        for layer in others:
+            if layer.name not in where:
+                found = self._index.locate(layer.name, digests)
+                if np.all(found[0] >= 0):
+                    layers.append(layer)
+                    where[layer.name] = found
+        return layers, where
+
+    def _phashes_at(self, where: Places) -> NDArray[np.uint64]:
+        from_, at = where
+        phashes = np.zeros(len(at), np.uint64)
+        for number, source in enumerate(self._index.sources):
+            mine = from_ == number
+            phashes[mine] = source.phashes[at[mine]]
+        return phashes
+
+    def _cast(self, layer: LayerInfo, values: NDArray[Any], digests: NDArray[np.uint8]) -> NDArray[Any]:
+        if values.shape != (len(digests), layer.dim):
+            raise StoreError(
+                f"Layer {layer.name!r} got rows of shape {values.shape}, expected "
+                f"({len(digests)}, {layer.dim})"
+            )
+        return round_rows(values, self._dtype, layer.name, digests)
+
+    def _reset_buffer(self) -> None:
+        self._digests: list[NDArray[np.uint8]] = []
+        self._phashes: list[NDArray[np.uint64]] = []
+        self._rows: list[list[NDArray[Any]]] = [[] for _ in self.layers]
+        self._bytes = 0
+        self._since = time.monotonic()
+
+
+def _is_disk_error(error: BaseException | None) -> bool:
+    """Whether writing once more would only fail once more."""
+    return isinstance(error, OSError | MemoryError) or (
+        isinstance(error, StoreError) and isinstance(error.__cause__, OSError)
+    )
