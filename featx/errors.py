@@ -13,6 +13,7 @@
     │   ├── NotAStoreError          the path exists and is something else
     │   ├── DamagedStoreError       the bytes are not those that were written
     │   ├── SpaceMismatchError      the store holds embeddings of another space
+    │   ├── DriftError              the same space is computed differently on this machine
     │   ├── StoreLockedError        another process is writing this store
     │   └── OverflowStoreError      an embedding does not fit the stored dtype
     ├── DatasetError                labels, classes or splits do not allow the fit
@@ -31,6 +32,7 @@ __all__ = [
     "BackboneError",
     "DamagedStoreError",
     "DatasetError",
+    "DriftError",
     "FeatxError",
     "ImageError",
     "ModelFileError",
@@ -127,6 +129,10 @@ class DamagedStoreError(StoreError):
 
 class SpaceMismatchError(StoreError):
     """The store holds embeddings of another space; the text shows the fields that differ."""
+
+
+class DriftError(StoreError):
+    """Images of the store, embedded again, do not give the rows that it holds."""
 
 
 class StoreLockedError(StoreError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from featx.canaries import check_drift
 from featx.embedding import EmbeddedBatch, choose_preprocess, embed, parse_layer, space_of
 from featx.environment import environment, peak_memory_bytes
 from featx.errors import FeatxError, ImageError, TooManySkippedError, UnknownNameError
@@ -193,7 +194,11 @@ def extract(
     with writer:
         job = _Job(writer, records, max_skip, strict, on_progress)
         options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "claim": job.claim}
+        checked = False
         for batch in embed(network, opened, records, trusted=trusted, **options):
+            if batch.indices and not checked:
+                check_drift(network, opened, records, writer, trusted)
+                checked = True
             job.take(batch)
         # A file that changed while it was trusted leaves its twins without a row.
         left = job.unfinished()

@@ -12,6 +12,7 @@ from pictures import photo, png
 from PIL import Image
 
 import featx
+from featx.canaries import CANARIES
 from featx.errors import (
     BackboneError,
     FeatxError,
@@ -111,7 +112,8 @@ class TestRunAgain:
         (root / "train/bees/001.png").rename(root / "train/ants/moved.png")
         (root / "train/bees/002.png").unlink()
         store = extract(root, path)
-        assert sum(embedded) == 2
+        assert store.summary.computed == 2
+        assert embedded == [2, CANARIES]
         assert len(store) == 12
         row = store.names.index("train/ants/moved.png")
         assert store.y[row] == "ants"
@@ -131,8 +133,8 @@ class TestRunAgain:
         os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
         extract(root, path)
         assert embedded == []
-        extract(root, path, rehash=True)
-        assert embedded == [1]
+        assert extract(root, path, rehash=True).summary.computed == 1
+        assert embedded == [1, CANARIES]
 
     def test_a_layer_is_added(self, make_photos, tmp_path, embedded):
         root, path = make_photos(splits={"train": 3}), tmp_path / "x.h5"
@@ -251,7 +253,8 @@ class TestRunAgain:
         embedded.clear()
         monkeypatch.setattr(StoreWriter, "add", original)
         store = extract(root, tmp_path / "broken.h5", batch_size=2)
-        assert sum(embedded) == 10
+        assert store.summary.computed == 10
+        assert sum(embedded) == 10 + CANARIES
         assert store.names == whole.names
         np.testing.assert_array_equal(store.digests, whole.digests)
         np.testing.assert_array_equal(store.X("flatten"), whole.X("flatten"))

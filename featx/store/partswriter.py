@@ -62,6 +62,8 @@ class PartsWriter(ABC):
         One line for each thing people should hear of, such as a damaged part that is not used.
     earlier_seconds : float
         Wall time that the rows found by the writer took when they were computed.
+    earlier_versions : mapping of str to str
+        Versions of the packages that the first of them were computed with.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class PartsWriter(ABC):
         self.known: set[bytes] = set()
         self.notes: list[str] = []
         self.earlier_seconds = 0.0
+        self.earlier_versions: Mapping[str, str] = {}
         self._dtype = np.dtype(space.store_dtype).newbyteorder("<")
         self._index = RowIndex()
         self._next_number = 1
@@ -127,6 +130,7 @@ class PartsWriter(ABC):
             raise
         self.known = self._index.known(layer.name for layer in self.layers)
         self.earlier_seconds = sum(source.seconds for source in self._index.sources)
+        self.earlier_versions = next((source.versions for source in self._index.sources), {})
         self._reset_buffer()
         return self
 

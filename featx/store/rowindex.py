@@ -25,7 +25,8 @@ class RowSource:
     """A file that holds rows, and the little that must be in memory to find them.
 
     ``digests`` (k, 32) uint8 and ``phashes`` (k,) uint64 are 40 bytes a row; ``regions`` are by
-    layer name; ``seconds`` is what its rows took.
+    layer name; ``seconds`` is what its rows took, ``versions`` what they were computed with, and
+    ``checksum`` the SHA-256 in the file's user block.
     """
 
     path: Path
@@ -34,6 +35,8 @@ class RowSource:
     phashes: NDArray[np.uint64]
     regions: Mapping[str, Region]
     seconds: float
+    versions: Mapping[str, str]
+    checksum: bytes
 
     @classmethod
     def open(cls, path: Path, *, check: bool) -> RowSource:
@@ -55,6 +58,8 @@ class RowSource:
                 file.read(f"{group}/phash"),
                 {region.layer.name: region for region in contents.regions},
                 float(contents.meta["seconds"]),
+                contents.meta["request"].get("versions", {}),
+                file.header.digest,
             )
         finally:
             file.close()
