@@ -67,8 +67,8 @@ class LabelledSet:
 
     def matrix(self, store: int, layer: LayerInfo, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Read the embeddings of some images as (len(rows), dim) float32."""
-        embeddings = self.stores[store].X(layer.name)
-        return np.ascontiguousarray(embeddings[self.order[store][rows]], dtype=np.float32)
+        embeddings = self.stores[store].take(layer.name, self.order[store][rows])
+        return np.ascontiguousarray(embeddings, dtype=np.float32)
 
 
 def open_dataset(

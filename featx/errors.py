@@ -26,7 +26,7 @@ A message says what was got, what was expected and what to do next, in one line.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "BackboneError",
@@ -124,7 +124,19 @@ class NotAStoreError(StoreError):
 
 
 class DamagedStoreError(StoreError):
-    """The file is not what was written: truncated, changed, or of a newer format."""
+    """The file is not what was written: truncated, changed, or of a newer format.
+
+    Parameters
+    ----------
+    message : str
+        What people read.
+    problems : sequence of str, default=()
+        Everything that was found, a line each; by default the message alone.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 class SpaceMismatchError(StoreError):

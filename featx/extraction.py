@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from featx.bookkeeping import Bookkeeping, check_skipped
 from featx.canaries import check_drift
-from featx.embedding import EmbeddedBatch, choose_preprocess, embed, parse_layer, space_of
+from featx.embedding import choose_preprocess, embed, parse_layer, space_of
 from featx.environment import environment, peak_memory_bytes
-from featx.errors import FeatxError, ImageError, TooManySkippedError, UnknownNameError
+from featx.errors import DriftError, FeatxError, UnknownNameError
 from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
     ExtractionSummary,
@@ -25,17 +25,18 @@ from featx.records import (
     LayerSpec,
     Precision,
     Preprocess,
-    Progress,
     ProgressCallback,
     Resize,
-    SkippedImage,
     StoreDtype,
-    escape_name,
 )
-from featx.reuse import describe_request, existing_store, holds_all, is_unchanged, trusted_digests
+from featx.reuse import describe_request, earlier_store, holds_all, trusted_digests
+from featx.sharding import Shard, parse_shard
+from featx.store.directory import unfinished
+from featx.store.directorywriter import DirectoryWriter
+from featx.store.partswriter import PartsWriter
 from featx.store.reader import FeatureStore
 from featx.store.rounding import share_lost
-from featx.store.writer import IndexRow, StoreWriter
+from featx.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from featx.backbones.network import Network
@@ -67,19 +68,22 @@ def extract(
     max_skip: float = DEFAULT_MAX_SKIP,
     rehash: bool = False,
     overwrite: bool = False,
+    shard: str | tuple[int, int] | Shard | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> FeatureStore:
     """Embed every image of a source and keep the embeddings in a store.
 
     Run again, it computes only what the store does not hold yet; if nothing changed, it returns
-    without loading torch.
+    without loading torch. Before rows are added to others, a few images are embedded again and must
+    give the rows that they have.
 
     Parameters
     ----------
     source : path, sequence or ndarray
         See :func:`featx.images.sources.open_source`.
     store : path
-        The HDF5 file to write, usually ``something.h5``.
+        The HDF5 file to write, usually ``something.h5``; or a directory, of many parts and an index: one
+        that is such a store or empty, a path that ends in ``/``, or any with ``shard``.
     backbone : str, default="resnet50"
         One of :func:`featx.list_backbones`.
     weights : {"default", "none"} or path
@@ -111,17 +115,23 @@ def extract(
         Read every file again, even where size and time of change are those of the store.
     overwrite : bool, default=False
         Replace a store of another space.
+    shard : str, (int, int), Shard or None
+        Compute only this share of the images, ``I/N`` with I from 0 to N - 1, while others compute the
+        rest; ``auto`` takes it from torchrun or Slurm.
     on_progress : callable, optional
         Called with a :class:`featx.records.Progress`.
 
     Returns
     -------
     FeatureStore
-        Its ``summary`` says what was computed and what was reused.
+        Its ``summary`` says what was computed and what was reused. While other shards are missing, it
+        holds the images of this one only, and a note says so.
 
     Raises
     ------
     SourceError, BackboneError, WeightsError, StoreError, TooManySkippedError, ImageError
+    DriftError
+        If this machine does not compute the rows that the store holds.
 
     Examples
     --------
@@ -136,33 +146,38 @@ def extract(
         raise FeatxError(f"A max_skip of {max_skip:g} was given; expected a share between 0 and 1.")
     if store_dtype not in ("auto", *get_args(StoreDtype)):
         raise UnknownNameError("store dtype", store_dtype, ("auto", *get_args(StoreDtype)))
-    path = Path(store)
+    path, part = Path(store), _shard_of(store, shard)
     opened = open_source(source)
     records = list_images(opened)
+    mine = records if part is None else [record for record in records if part.holds(record.name)]
     specs = [parse_layer(layer) for layer in ([layers] if isinstance(layers, str) else layers)]
     request = describe_request(
         backbone, weights, specs, preprocess, resize, image_size, precision, store_dtype, seed
     )
 
-    before = existing_store(path) if not overwrite else None
+    before = earlier_store(path, part, request, opened, records, mine, rehash) if not overwrite else None
     trusted: dict[str, tuple[int, int, bytes]] = {}
     if before is not None:
-        if not rehash and is_unchanged(before, request, opened, records):
-            for item in before.skipped[:1]:
-                _check_skipped(len(before.skipped), len(records), max_skip, strict, item.name, item.reason)
+        if before.answers:
+            for item in before.store.skipped[:1]:
+                n_skipped, n_images = len(before.store.skipped), len(before.store) + len(before.store.skipped)
+                check_skipped(n_skipped, n_images, max_skip, strict, item.name, item.reason)
             seconds = time.perf_counter() - started
-            before.summary = ExtractionSummary(0, len(before), len(before.skipped), seconds)
-            return before
-        if before.meta["source"] == opened.location and not rehash:
-            trusted = trusted_digests(before)
-        if before.space.backbone == backbone and not holds_all(before, records):
+            before.store.summary = ExtractionSummary(
+                0, len(before.store), len(before.store.skipped), seconds, before.notes
+            )
+            return before.store
+        earlier = before.store
+        if earlier.meta["source"] == opened.location and not rehash:
+            trusted = trusted_digests(earlier)
+        if earlier.space.backbone == backbone and not holds_all(earlier, mine):
             # New images get the layers that the others have; else those layers would be lost.
             specs = specs or [LayerSpec("penultimate")]
-            specs += [LayerSpec(layer.node, layer.pool) for layer in before.layers]
+            specs += [LayerSpec(layer.node, layer.pool) for layer in earlier.layers]
         if precision == "auto":
-            precision = before.space.precision
+            precision = earlier.space.precision
         if store_dtype == "auto":
-            store_dtype = before.space.store_dtype
+            store_dtype = earlier.space.store_dtype
 
     # Late, because it loads torch.
     from featx.backbones.network import load_network
@@ -178,159 +193,79 @@ def extract(
     )
     if store_dtype == "auto":
         store_dtype = _choose_store_dtype(network, opened, records)
-    space = space_of(network, store_dtype)
-    writer = StoreWriter(
-        path,
-        space,
-        network.layers,
-        request=request
+    options: dict[str, Any] = {
+        "request": request
         | {
             "weights": request["weights"] | {"digest": network.weights.digest},
             "versions": environment()["versions"],
         },
-        source=opened.location,
-        overwrite=overwrite,
-    )
+        "source": opened.location,
+        "overwrite": overwrite,
+    }
+    space = space_of(network, store_dtype)
+    writer: PartsWriter
+    if part is None:
+        writer = StoreWriter(path, space, network.layers, **options)
+    else:
+        writer = DirectoryWriter(path, space, network.layers, shard=part, listing=records, **options)
     with writer:
-        job = _Job(writer, records, max_skip, strict, on_progress)
-        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "claim": job.claim}
-        checked = False
-        for batch in embed(network, opened, records, trusted=trusted, **options):
-            if batch.indices and not checked:
-                check_drift(network, opened, records, writer, trusted)
-                checked = True
-            job.take(batch)
-        # A file that changed while it was trusted leaves its twins without a row.
-        left = job.unfinished()
-        for batch in embed(network, opened, [records[index] for index in left], **options):
-            job.take(batch, left)
+        stream: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+        job = Bookkeeping(writer, mine, max_skip, strict, on_progress)
+        try:
+            _embed_all(network, opened, mine, trusted, writer, job, stream)
+        except DriftError:
+            if not overwrite:
+                raise
+            writer.forget()
+            job = Bookkeeping(writer, mine, max_skip, strict, on_progress)
+            _embed_all(network, opened, mine, trusted, writer, job, stream)
         images, skipped = job.result()
         if before is not None:
-            before.close()
+            before.store.close()
         seconds = time.perf_counter() - started
-        writer.finish(
-            images,
-            skipped,
-            {
-                "seconds": seconds + writer.earlier_seconds,
-                "peak_memory_bytes": peak_memory_bytes(),
-            },
-        )
-    result = FeatureStore(path)
+        measured = {"seconds": seconds + writer.earlier_seconds, "peak_memory_bytes": peak_memory_bytes()}
+        finished = writer.finish(images, skipped, measured)
+        result = FeatureStore(path if finished == writer.path else finished)
+        notes = [*network.notes, *writer.notes]
+        if isinstance(writer, DirectoryWriter) and writer.missing:
+            notes.append(str(unfinished(path, writer.missing)))
     result.summary = ExtractionSummary(
         job.computed,
         len(images) - job.computed,
         len(skipped),
         seconds,
-        (*network.notes, *writer.notes),
+        tuple(notes),
     )
     return result
 
 
-class _Job:
-    """Bookkeeping of one extraction: who has a row, who was skipped, how far it is."""
-
-    def __init__(
-        self,
-        writer: StoreWriter,
-        records: Sequence[ImageRecord],
-        max_skip: float,
-        strict: bool,
-        on_progress: ProgressCallback | None,
-    ) -> None:
-        self._writer = writer
-        self._records = records
-        self._max_skip = max_skip
-        self._strict = strict
-        self._on_progress = on_progress
-        self._digests = np.zeros((len(records), 32), np.uint8)
-        self._reasons: dict[int, str] = {}
-        self._bad: dict[bytes, str] = {}
-        self._claimed: set[bytes] = set()
-        self._rows: set[bytes] = set()
-        self._lock = Lock()
-        self._done = 0
-        self.computed = 0
-
-    def claim(self, digest: bytes) -> bool:
-        """Whether this image has to be computed: it has no row, and nobody is at it."""
-        with self._lock:
-            if digest in self._writer.known or digest in self._claimed:
-                return False
-            self._claimed.add(digest)
-            return True
-
-    def take(self, batch: EmbeddedBatch, positions: Sequence[int] | None = None) -> None:
-        """Hand rows to the writer, note what has none; ``positions`` are those of the records embedded."""
-        where = positions if positions is not None else range(len(self._records))
-        if batch.indices:
-            self._writer.add(batch.digests, batch.phashes, batch.features)
-            self._digests[[where[index] for index in batch.indices]] = batch.digests
-            self._rows.update(digest.tobytes() for digest in batch.digests)
-            self.computed += len(batch.indices)
-        for item in batch.others:
-            if item.digest:
-                self._digests[where[item.index]] = np.frombuffer(item.digest, np.uint8)
-            if item.reason:
-                self._skip(where[item.index], item.digest, item.reason)
-        if positions is None:
-            self._done += len(batch.indices) + len(batch.others)
-        if self._on_progress is not None:
-            self._on_progress(Progress("embed", self._done, len(self._records)))
-
-    def unfinished(self) -> list[int]:
-        """Find images that have neither a row nor a reason, and let them be claimed again."""
-        with self._lock:
-            self._claimed = set(self._rows)
-        settled = self._writer.known | self._rows | self._bad.keys()
-        return [
-            index
-            for index in range(len(self._records))
-            if index not in self._reasons and self._digests[index].tobytes() not in settled
-        ]
-
-    def result(self) -> tuple[list[IndexRow], list[SkippedImage]]:
-        """Rows of the index in the order of the source, and the quarantine."""
-        images, skipped = [], []
-        for index, record in enumerate(self._records):
-            digest = self._digests[index].tobytes()
-            reason = self._reasons.get(index) or self._bad.get(digest, "")
-            if reason:
-                skipped.append(SkippedImage(record.name, digest if any(digest) else b"", reason))
-            else:
-                images.append(IndexRow(record, digest))
-        self._check(len(skipped))
-        if not images:
-            raise TooManySkippedError(
-                f"None of the {len(self._records)} files could be used; the first, "
-                f"{escape_name(skipped[0].name)}: {skipped[0].reason}"
-            )
-        return images, skipped
-
-    def _skip(self, index: int, digest: bytes, reason: str) -> None:
-        self._reasons[index] = reason
-        if digest:
-            self._bad[digest] = reason
-        self._check(len(self._reasons))
-
-    def _check(self, n_skipped: int) -> None:
-        for index, reason in self._reasons.items():
-            name = self._records[index].name
-            _check_skipped(n_skipped, len(self._records), self._max_skip, self._strict, name, reason)
-            break  # one is enough to be named
+def _shard_of(store: str | os.PathLike[str], shard: str | tuple[int, int] | Shard | None) -> Shard | None:
+    """Give the shard to write; a store that is a directory has at least one, a file has none."""
+    asked = parse_shard(shard)
+    is_directory = os.fspath(store).endswith(("/", os.sep)) or Path(store).is_dir()
+    return Shard(0, 1) if asked is None and is_directory else asked
 
 
-def _check_skipped(
-    n_skipped: int, n_images: int, max_skip: float, strict: bool, name: str, reason: str
+def _embed_all(
+    network: Network,
+    source: Source,
+    records: Sequence[ImageRecord],
+    trusted: Mapping[str, tuple[int, int, bytes]],
+    writer: PartsWriter,
+    job: Bookkeeping,
+    options: Mapping[str, Any],
 ) -> None:
-    if strict:
-        raise ImageError(f"{escape_name(name)}: {reason} (without --strict it would be skipped)")
-    if n_skipped > max_skip * n_images:
-        raise TooManySkippedError(
-            f"{n_skipped} of {n_images} images cannot be used, more than --max-skip {max_skip:g} allows; "
-            f"the first, {escape_name(name)}: {reason}. Mend the files, or raise --max-skip; what was "
-            "computed is kept."
-        )
+    """Send through the network what has no row yet."""
+    checked = False
+    for batch in embed(network, source, records, trusted=trusted, claim=job.claim, **options):
+        if batch.indices and not checked:
+            check_drift(network, source, records, writer, trusted)
+            checked = True
+        job.take(batch)
+    # A file that changed while it was trusted leaves its twins without a row.
+    left = job.unfinished()
+    for batch in embed(network, source, [records[index] for index in left], claim=job.claim, **options):
+        job.take(batch, left)
 
 
 def _choose_store_dtype(network: Network, source: Source, records: Sequence[ImageRecord]) -> StoreDtype:

@@ -11,6 +11,7 @@ Source: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -20,12 +21,24 @@ from uuid import uuid4
 
 from featx.errors import StoreError
 
-__all__ = ["TEMPORARY_SUFFIX", "PlainFile", "disk_errors", "publish", "remove_temporaries", "sync_directory"]
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "PlainFile",
+    "disk_errors",
+    "publish",
+    "remove_temporaries",
+    "sync_directory",
+    "temporary_path",
+]
 
 TEMPORARY_SUFFIX = ".tmp"
 
+_NAME_BYTES = 143
+"""A file name may have 255 bytes almost everywhere, and 143 on eCryptfs, the shortest in use."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MISLED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -47,7 +60,9 @@ def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
             remedy = "free space or choose another output; what was finished is kept, the run can be resumed"
         elif error.errno in _FORBIDDEN:
             remedy = f"choose a path where you may {doing}"
-        elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+        elif error.errno == errno.ENAMETOOLONG:
+            remedy = "choose a shorter name"
+        elif error.errno in _MISLED:
             remedy = "check the path"
         else:
             remedy = "check the disk, then run the same command again"
@@ -109,13 +124,15 @@ def publish(path: Path) -> Iterator[PlainFile]:
     Raises
     ------
     StoreError
-        For every disk error; nothing is left behind.
+        For every disk error; nothing is left behind. Only where the directory cannot be synced at the
+        very end is the file there, and whole, but may be gone after a power cut.
     """
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}{TEMPORARY_SUFFIX}")
+    temporary = temporary_path(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     with disk_errors(path):
-        descriptor = os.open(temporary, flags, 0o666)
         try:
+            # Inside: a signal may come between the file and its descriptor.
+            descriptor = os.open(temporary, flags, 0o666)
             try:
                 yield PlainFile(descriptor)
                 os.fsync(descriptor)
@@ -127,6 +144,17 @@ def publish(path: Path) -> Iterator[PlainFile]:
                 temporary.unlink()
             raise
         sync_directory(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    """Give a unique name beside ``path`` that :func:`remove_temporaries` knows, however long its own is.
+
+    Examples
+    --------
+    >>> temporary_path(Path("a/photos.h5")).name.removeprefix("photos.h5.")[32:]
+    '.tmp'
+    """
+    return path.with_name(f"{_stem(path.name)}.{uuid4().hex}{TEMPORARY_SUFFIX}")
 
 
 def sync_directory(directory: Path) -> None:
@@ -144,9 +172,38 @@ def sync_directory(directory: Path) -> None:
 
 
 def remove_temporaries(path: Path) -> None:
-    """Remove what a killed writer of ``path`` left under temporary names (only under its lock)."""
+    """Remove what a killed writer of ``path`` left under temporary names (only under its lock).
+
+    Raises
+    ------
+    StoreError
+        Naming what cannot be removed.
+    """
     # uuid4().hex and nothing else: a file of the user's may end in .tmp as well.
-    ours = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
-    for entry in path.parent.iterdir():
+    ours = re.compile(rf"{re.escape(_stem(path.name))}\.[0-9a-f]{{32}}{re.escape(TEMPORARY_SUFFIX)}")
+    with disk_errors(path.parent, "list"):
+        entries = list(path.parent.iterdir())
+    for entry in entries:
         if ours.fullmatch(entry.name):
-            entry.unlink(missing_ok=True)
+            with disk_errors(entry, "remove"):
+                entry.unlink(missing_ok=True)
+
+
+def _stem(name: str) -> str:
+    """Begin a temporary name: with the final name, or its beginning and digest where that is too long.
+
+    Examples
+    --------
+    >>> _stem("photos.h5")
+    'photos.h5'
+    >>> len(_stem("x" * 250))
+    106
+    """
+    room = _NAME_BYTES - len(f".{uuid4().hex}{TEMPORARY_SUFFIX}")
+    encoded = os.fsencode(name)
+    if len(encoded) <= room:
+        return name
+    mark = f"~{hashlib.sha256(encoded).hexdigest()[:16]}"
+    while len(os.fsencode(name)) > room - len(mark):
+        name = name[:-1]
+    return name + mark

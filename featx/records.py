@@ -196,11 +196,12 @@ class Space:
 
     def differences(self, other: Space) -> dict[str, tuple[Any, Any]]:
         """Fields that differ, dotted for nested ones, with both values (own value first)."""
-        mine, theirs = _flatten(self.to_json()), _flatten(other.to_json())
+        # By their JSON, as the key: a tuple is a list there, and 1, 1.0, true and nothing are four things.
+        mine, theirs = _leaves(json.loads(self.canonical)), _leaves(json.loads(other.canonical))
         return {
-            name: (mine.get(name), theirs.get(name))
-            for name in sorted(mine.keys() | theirs.keys())
-            if mine.get(name) != theirs.get(name)
+            ".".join(path): (mine.get(path), theirs.get(path))
+            for path in sorted(mine.keys() | theirs.keys())
+            if path not in mine or path not in theirs or json.dumps(mine[path]) != json.dumps(theirs[path])
         }
 
 
@@ -299,11 +300,8 @@ ProgressCallback = Callable[[Progress], None]
 """What long jobs call with a :class:`Progress`; None means that nobody listens."""
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Give everything that is no object, or an empty one, by the names that lead to it."""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    return {name: leaf for key, below in value.items() for name, leaf in _leaves(below, (*path, key)).items()}

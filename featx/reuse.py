@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,77 @@ from featx.images.decoding import POLICY
 from featx.images.loading import digest_of
 from featx.images.sources import Source
 from featx.records import ImageRecord, LayerSpec, Preprocess, Resize
+from featx.sharding import Shard
+from featx.store.directory import fingerprint, shard_index, unfinished
+from featx.store.indexing import join_shards
 from featx.store.reader import FeatureStore
 
 
-def existing_store(path: Path) -> FeatureStore | None:
-    """Open the store at ``path`` if it is one; what else lies there is the writer's concern."""
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What an earlier run left: a store, and whether it ``answers`` the request as it is.
+
+    ``notes`` says what its user should hear of, such as shards that are missing.
+    """
+
+    store: FeatureStore
+    answers: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def earlier_store(
+    path: Path,
+    shard: Shard | None,
+    request: dict[str, Any],
+    source: Source,
+    records: Sequence[ImageRecord],
+    mine: Sequence[ImageRecord],
+    rehash: bool,
+) -> Earlier | None:
+    """Find what an earlier run left at ``path``; what else lies there is the writer's concern.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    shard : Shard or None
+        Which shard of it is asked for.
+    request : dict
+        Of :func:`describe_request`.
+    source, records : Source, sequence of ImageRecord
+        What is to be embedded.
+    mine : sequence of ImageRecord
+        Those of the shard.
+    rehash : bool
+        Believe no size and time.
+    """
+    whole = _open_store(path)
+    if whole is not None and not rehash and is_unchanged(whole, request, source, records):
+        return Earlier(whole, answers=True)
+    if shard is None:
+        return None if whole is None else Earlier(whole)
+    own = _open_store(shard_index(path, shard))
+    if own is None:
+        return None if whole is None else Earlier(whole)
+    same_listing = own.meta["listing"] == fingerprint(records)
+    if rehash or not same_listing or not is_unchanged(own, request, source, mine):
+        return Earlier(own)
+    missing = join_shards(path, shard.count, ())
+    if missing:
+        return Earlier(own, answers=True, notes=(str(unfinished(path, missing)),))
+    own.close()
+    return Earlier(FeatureStore(path), answers=True)
+
+
+def _open_store(path: Path) -> FeatureStore | None:
     if not path.exists():
         return None
     try:
-        return FeatureStore(path)
+        store = FeatureStore(path)
+        store.require_parts()
     except StoreError:
         return None
+    return store
 
 
 def describe_request(

@@ -3,10 +3,12 @@ from __future__ import annotations
 import errno
 import os
 
+import numpy as np
 import pytest
 
+import featx
 from featx import files
-from featx.errors import StoreError
+from featx.errors import FeatxError, StoreError
 from featx.files import disk_errors, publish
 
 
@@ -92,6 +94,8 @@ def test_a_disk_that_cannot_reserve_is_written_all_the_same(path, monkeypatch):
         (errno.EACCES, "where you may write"),
         (errno.EROFS, "where you may write"),
         (errno.ENOENT, "check the path"),
+        (errno.EISDIR, "check the path"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
         (errno.EIO, "check the disk"),
     ],
 )
@@ -129,3 +133,149 @@ def test_what_a_killed_publish_leaves_is_removed(path, monkeypatch):
     assert len(list(path.parent.iterdir())) == 1
     files.remove_temporaries(path)
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_signal_between_the_file_and_its_descriptor_leaves_nothing(path, monkeypatch):
+    real = os.open
+
+    def interrupted(*arguments):
+        os.close(real(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), publish(path):
+        raise AssertionError("not reached")
+    monkeypatch.undo()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_temporary_that_cannot_be_removed_is_named(path, monkeypatch):
+    ours = path.with_name(f"{path.name}.{'0123456789abcdef' * 2}.tmp")
+    ours.write_bytes(b"x")
+
+    def unlink(*arguments, **options):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(StoreError, match=r"Cannot remove .*: Permission denied; choose") as caught:
+        files.remove_temporaries(path)
+    assert str(ours) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127 + "x", "🐝" * 63, os.fsdecode(b"\xff" * 255)])
+def test_the_longest_names_are_written(tmp_path, name):
+    path = tmp_path / name
+    with publish(path) as file:
+        file.write(b"x")
+        (temporary,) = tmp_path.iterdir()
+        assert len(os.fsencode(temporary.name)) <= 143
+        # What is cut is cut between characters: some file systems take whole ones only.
+        assert name.startswith(temporary.name.partition("~")[0])
+    assert path.read_bytes() == b"x"
+    files.temporary_path(path).write_bytes(b"left by a kill")
+    files.remove_temporaries(path)
+    assert [os.fsencode(entry.name) for entry in tmp_path.iterdir()] == [os.fsencode(name)]
+
+
+def test_long_names_that_begin_alike_keep_their_own_temporaries(tmp_path):
+    first, second = tmp_path / ("x" * 200 + "1"), tmp_path / ("x" * 200 + "2")
+    temporary = files.temporary_path(second)
+    temporary.write_bytes(b"being written")
+    files.remove_temporaries(first)
+    assert temporary.exists()
+    files.remove_temporaries(second)
+    assert not temporary.exists()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A store, the results of a fit on it, and its run folder."""
+    root = tmp_path_factory.mktemp("run")
+    X, y = np.random.default_rng(0).normal(size=(60, 50)).astype(np.float32), np.tile(["a", "b"], 30)
+    store = featx.FeatureStore.from_arrays(root / "x.h5", X, y)
+    return store, featx.fit(store, heads=["logreg"], cv=3, jobs=1, output=root / "run"), root / "run"
+
+
+def export_npz(run, folder):
+    run[0].export(folder / "out.npz")
+
+
+def export_csv(run, folder):
+    run[0].export(folder / "out.csv")
+
+
+def export_parquet(run, folder):
+    pytest.importorskip("pyarrow")
+    run[0].export(folder / "out.parquet")
+
+
+def import_arrays(run, folder):
+    featx.FeatureStore.from_arrays(folder / "out.h5", run[0].X("imported"))
+
+
+def model_file(run, folder):
+    from featx.modelfile import save_model
+
+    store, results, _ = run
+    save_model(
+        folder / "out.featx",
+        results.estimator,
+        classes=np.array(["a", "b"]),
+        space=store.space,
+        layer=store.layers[0],
+        weights={},
+        card={},
+        examples=store.X("imported"),
+    )
+
+
+def results(run, folder):
+    run[1].save(folder)
+
+
+def report(run, folder):
+    featx.write_report(run[2], folder)
+
+
+def predictions(run, folder):
+    from featx.cli.writing import write_predictions
+    from featx.records import Prediction
+
+    rows = [Prediction(f"{row}.jpg", ("a",), (1.0,)) for row in range(200)]
+    write_predictions(rows, str(folder / "out.csv"), None, 1, to_stdout=False)
+
+
+WRITERS = (
+    export_npz,
+    export_csv,
+    export_parquet,
+    import_arrays,
+    model_file,
+    results,
+    report,
+    predictions,
+)
+
+
+@pytest.mark.parametrize("room", [0, 1000])
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_full_disk_is_an_error_that_leaves_nothing(run, write, room, tmp_path, monkeypatch):
+    real, left = os.write, room
+
+    def filling(descriptor, data):
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = real(descriptor, data[:left])
+        left -= count
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", filling)
+        with pytest.raises(FeatxError, match=r"No space left on device; free space") as caught:
+            write(run, tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    write(run, tmp_path)
+    assert list(tmp_path.iterdir())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
 
 from featx.errors import BackboneError
 from featx.records import Precision
+from featx.sharding import local_rank
 
 __all__ = ["DTYPES", "resolve_device", "resolve_precision"]
 
@@ -24,7 +26,8 @@ def resolve_device(device: str = "auto") -> torch.device:
     Parameters
     ----------
     device : str, default="auto"
-        ``"auto"`` is CUDA if there is one, else mps, else the CPU.
+        ``"auto"`` is CUDA if there is one, else mps, else the CPU. Of several GPUs, each process that
+        torchrun or Slurm started on a machine takes its own.
 
     Raises
     ------
@@ -38,7 +41,8 @@ def resolve_device(device: str = "auto") -> torch.device:
     """
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            rank = local_rank(os.environ)
+            return torch.device("cuda" if rank is None else f"cuda:{rank % torch.cuda.device_count()}")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)

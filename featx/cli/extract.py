@@ -19,7 +19,14 @@ from featx.cli.common import (
 
 @click.command("extract", short_help="Embed every image of a folder once.")
 @click.argument("source")
-@click.option("-o", "--output", "store", required=True, metavar="STORE", help="The HDF5 file to write.")
+@click.option(
+    "-o",
+    "--output",
+    "store",
+    required=True,
+    metavar="STORE",
+    help="The HDF5 file to write; a directory of many if it ends in / or --shard is given.",
+)
 @click.option(
     "--backbone", default="resnet50", show_default=True, metavar="NAME", help="See `featx backbones`."
 )
@@ -44,6 +51,12 @@ from featx.cli.common import (
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
 @max_skip_option
 @click.option("--rehash", is_flag=True, help="Read every file again, whatever its size and time say.")
+@click.option(
+    "--shard",
+    metavar="I/N|auto",
+    help="Only share I of N, counted from 0, into a directory that N processes or machines write; auto "
+    "takes it from torchrun or Slurm.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a store made with other settings.")
 @json_option
 def command(as_json: bool, store: str, source: str, **options: Any) -> None:
@@ -56,6 +69,7 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
     featx extract photos/ -o photos.h5
     featx extract photos/ -o vgg.h5 --backbone vgg16 --layer classifier.4
     featx extract photos/ -o mine.h5 --backbone resnet18 --weights mine.pth
+    featx extract photos/ -o store/ --shard 0/2      (and 1/2 elsewhere)
     """  # noqa: D301 - \b is click's own mark
     import featx
     from featx.cli.info import store_summary
@@ -78,7 +92,7 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
     )
     classes = len(set(result.y) - {""})
     layers = ", ".join(f"{layer.name} ({layer.dim})" for layer in result.layers)
-    output.line(f"{store}: {len(result)} images, {_count(classes)}, {result.space.backbone}, {layers}")
+    output.line(f"{result.path}: {len(result)} images, {_count(classes)}, {result.space.backbone}, {layers}")
     rate = f" ({run.computed / run.seconds:.1f} images/s)" if run.computed else ""
     output.line(
         f"{run.computed} computed, {run.reused} reused, {run.skipped} skipped in {run.seconds:.1f} s{rate}, "
@@ -93,6 +107,8 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
             output.line(f"skipped {escape_name(item.name)}: {item.reason}")
         if run.skipped > 5:
             output.line(f"… and {run.skipped - 5} more: `featx info {store}` lists them")
+    if "shard" in result.meta:
+        return  # the notes say what is missing
     if classes > 1:
         output.line(f"next: {shlex.join(['featx', 'fit', store])}")
     elif classes == 1:

@@ -19,24 +19,40 @@ if TYPE_CHECKING:
 TEXTS = ("y", "names", "splits", "groups")
 """The arrays beside X, one value a row."""
 
+KEYS = ("digests", "phashes")
+"""What `featx export` also writes: SHA-256 of each image (n, 32), and perceptual hash."""
+
 
 @click.command("import", short_help="Bring embeddings made elsewhere.")
 @click.argument("file")
 @click.option("-o", "--output", "store", required=True, metavar="STORE", help="The HDF5 file to write.")
+@click.option(
+    "--backbone", default="imported", show_default=True, metavar="NAME", help="What made the embeddings."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a store that is there.")
 @json_option
-def command(file: str, store: str, as_json: bool) -> None:
-    """Make a store of FILE, an .npz with X (n, d) and, if there are any, y, names, splits and groups (n)."""
+def command(file: str, store: str, backbone: str, overwrite: bool, as_json: bool) -> None:
+    """Make a store of FILE, an .npz with X (n, d) and, if there are any, y, names, splits and groups (n).
+
+    Several layers are arrays X:NAME. What `featx export --to npz` wrote comes back with its digests, so
+    that it can be compared with other stores of the same images.
+    """
     import featx
 
     found = _read(file)
-    if "X" not in found:
+    layers = {name.removeprefix("X:"): array for name, array in found.items() if name.startswith("X:")}
+    if "X" in found:
+        names = found.get("layers")
+        layers[str(names[0]) if names is not None and names.shape == (1,) else "imported"] = found["X"]
+    if not layers:
         raise FeatxError(
             f"{file} has no array X; expected X (n, d), and {', '.join(TEXTS)} (n) if there are any"
         )
-    texts: dict[str, Any] = {name: _values(name, found[name]) for name in TEXTS if name in found}
-    result = featx.FeatureStore.from_arrays(store, found["X"], **texts)
+    options: dict[str, Any] = {name: _values(name, found[name]) for name in TEXTS if name in found}
+    options |= {name: found[name] for name in KEYS if name in found}
+    result = featx.FeatureStore.from_arrays(store, layers, backbone=backbone, overwrite=overwrite, **options)
     output = Output(as_json)
-    output.json({"store": store, "images": len(result)})
+    output.json({"store": store, "images": len(result), "layers": [layer.name for layer in result.layers]})
     output.line(f"{store}: {len(result)} images; next: {shlex.join(['featx', 'fit', store])}")
 
 
@@ -51,7 +67,8 @@ def _read(file: str) -> dict[str, NDArray[Any]]:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise FeatxError(f"{file} is a single array, no .npz; {expected} (numpy.savez writes one)")
             with arrays:
-                return {name: arrays[name] for name in ("X", *TEXTS) if name in arrays}
+                wanted = ("X", "layers", *TEXTS, *KEYS)
+                return {name: arrays[name] for name in arrays if name in wanted or name.startswith("X:")}
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise FeatxError(f"{file} cannot be read as .npz ({error}); {expected}") from error
 

@@ -47,11 +47,12 @@ def store_summary(store: FeatureStore) -> dict[str, Any]:
         "space": store.space.to_json(),
         "space_key": store.space.key,
         "source": escape_name(str(store.meta["source"])),
-        "created": store.meta["created"],
-        "featx_version": store.meta["featx_version"],
+        "created": escape_name(str(store.meta["created"])),
+        "featx_version": escape_name(str(store.meta["featx_version"])),
         "seconds": store.meta["seconds"],
         "peak_memory_bytes": store.meta["peak_memory_bytes"],
-        "bytes": store.path.stat().st_size,
+        "bytes": store.nbytes,
+        "parts": store.n_parts,
         "skipped": [
             {"name": escape_name(item.name), "digest": item.digest.hex(), "reason": item.reason}
             for item in store.skipped
@@ -81,7 +82,8 @@ def _show_store(path: Path, output: Output) -> None:
         "source": summary["source"],
         "created": f"{summary['created']} by featx {summary['featx_version']}, "
         f"{format_seconds(summary['seconds'])}",
-        "size": format_bytes(summary["bytes"]),
+        "size": format_bytes(summary["bytes"])
+        + (f" in {summary['parts']} parts" if summary["parts"] else ""),
         "skipped": str(len(summary["skipped"])),
     }
     output.line(f"{path}: a store")

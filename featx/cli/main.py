@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import signal
 import sys
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from featx import __version__
+from featx.cli.signals import SIGINT_CODE, Terminated, first_signal_unwinds
 from featx.errors import FeatxError
-
-SIGINT_CODE, SIGTERM_CODE = 130, 143
-"""Exit codes of a shell for a process ended by these signals: 128 and the signal's number."""
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, it is no Exception, so that nothing swallows it."""
 
 
 class FeatxGroup(click.Group):
@@ -29,13 +21,13 @@ class FeatxGroup(click.Group):
         try:
             return super().invoke(ctx)
         except FeatxError as error:
-            raise click.ClickException(" ".join(str(error).split("\n"))) from error
-        except KeyboardInterrupt:
-            click.echo(f"Interrupted.{_outlook(ctx)}", err=True)
+            raise click.ClickException(_line(str(error), error)) from error
+        except KeyboardInterrupt as error:
+            click.echo(_line(f"Interrupted.{_outlook(ctx)}", error), err=True)
             ctx.exit(SIGINT_CODE)
-        except Terminated:
-            click.echo(f"Terminated.{_outlook(ctx)}", err=True)
-            ctx.exit(SIGTERM_CODE)
+        except Terminated as error:
+            click.echo(_line(f"{error.word}.{_outlook(ctx)}", error), err=True)
+            ctx.exit(error.code)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -68,10 +60,12 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run featx as a program."""
     try:
-        signal.signal(signal.SIGTERM, _terminate)
-        sys.exit(cli.main())
+        with first_signal_unwinds():
+            sys.exit(cli.main())
     except KeyboardInterrupt:  # before click takes over
         sys.exit(SIGINT_CODE)
+    except Terminated as error:
+        sys.exit(error.code)
 
 
 def _outlook(ctx: click.Context) -> str:
@@ -81,9 +75,9 @@ def _outlook(ctx: click.Context) -> str:
     return " What was finished is kept; run the same command to go on."
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the signal's signature
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends at once
-    raise Terminated
+def _line(text: str, error: BaseException) -> str:
+    """Join a text and the notes that were added to the error on its way, in one line."""
+    return " ".join(" ".join([text, *getattr(error, "__notes__", [])]).split("\n"))
 
 
 def _register() -> None:

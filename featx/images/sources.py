@@ -7,6 +7,7 @@ encoded bytes (or the array) of one record. :func:`open_source` finds the right 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -302,11 +303,21 @@ def _is_listed_folder(entry: os.DirEntry[str]) -> bool:
         return False
     if entry.name.endswith(".parts") and ".h5" in entry.name:
         return False
+    if _is_store(Path(entry.path) / "shards"):
+        return False
     try:
         with (Path(entry.path) / "results.json").open("rb") as file:
             return _RUN_SCHEMA not in file.read(200)
     except OSError:
         return True
+
+
+def _is_store(shards: Path) -> bool:
+    """Whether a folder ``shards`` is that of a store that is a directory."""
+    try:
+        return any(re.fullmatch(r"\d+-of-\d+", name.name) for name in shards.iterdir())
+    except OSError:
+        return False
 
 
 def _is_file_or_lost(entry: os.DirEntry[str]) -> bool:

@@ -224,7 +224,7 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{_rate(speed)} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
+        return Text(_rate(speed, task.fields["unit"]) if speed else "", style="progress.data.speed")
 
 
 class PlainProgress:
@@ -240,15 +240,15 @@ class PlainProgress:
         stage = self._stages.get(step.stage)
         if stage is None:
             self._stages[step.stage] = _Stage(step, now)
-            self._line(f"{step.stage}: {_count(step)} {step.unit}")
+            self._line(f"{step.stage}: {_counted(step)}")
             return
         if stage.ended or not stage.is_due(step, now):
             return
         stage.printed, stage.tenths, stage.ended = now, _tenths(step), step.done == step.total
-        text = f"{step.stage}: {_count(step)} {step.unit}"
+        text = f"{step.stage}: {_counted(step)}"
         elapsed, done = now - stage.started, step.done - stage.first
         if elapsed > 0 and done > 0:
-            text += f", {_rate(done / elapsed)} {step.unit}/s"
+            text += f", {_rate(done / elapsed, step.unit)}"
             if stage.ended:
                 text += f", took {format_seconds(elapsed)}"
             elif step.total is not None:
@@ -281,11 +281,18 @@ def _tenths(step: Step) -> int:
 
 
 def _count(step: Step) -> str:
-    return f"{step.done:,}" if step.total is None else f"{step.done:,}/{step.total:,}"
+    numbers = [step.done] if step.total is None else [step.done, step.total]
+    return "/".join(format_bytes(number) if step.unit == "bytes" else f"{number:,}" for number in numbers)
 
 
-def _rate(speed: float) -> str:
-    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}" if is_number(speed) else ""
+def _counted(step: Step) -> str:
+    return _count(step) if step.unit == "bytes" else f"{_count(step)} {step.unit}"
+
+
+def _rate(speed: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{format_bytes(speed)}/s"
+    return f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2g} {unit}/s" if is_number(speed) else ""
 
 
 def _write(console: Console, text: str, style: str = "") -> None:

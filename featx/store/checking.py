@@ -13,14 +13,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DamagedStoreError
-from featx.records import LayerInfo, Space
+from featx.errors import DamagedStoreError, StoreError
+from featx.records import FORMAT_VERSION, LayerInfo, Space, StoreDtype, escape_name
+from featx.store.objects import Objects
 from featx.store.schema import (
     DIGEST_SIZE,
     NUMBER_ATTRIBUTES,
@@ -28,18 +29,21 @@ from featx.store.schema import (
     POOLINGS,
     TEXT_ATTRIBUTES,
     TEXT_FIELDS,
+    check_layers,
     parse_attributes,
 )
 
 __all__ = ["Contents", "Region", "inspect"]
 
 _BLOCK = 8 << 20
-_STORED = (np.dtype("<f2"), np.dtype("<f4"))
 _DIGEST = np.dtype(np.uint8)
-_TEXT_ITEM = 16  # bytes: length, address of the heap, index in it (HDF5 File Format, III.D)
-_MEMBERS: Mapping[str, tuple[str, ...]] = {
+_PLACE = np.dtype("<i8")
+_NUMBERS = {**NUMBER_FIELDS, "rows": np.dtype("<i8")}
+Kind = Literal["store", "part", "index"]
+_MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "store": ("images", "features", "skipped"),
     "part": ("rows", "features"),
+    "index": ("images", "skipped", "places", "parts"),
 }
 
 
@@ -86,12 +90,16 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file holds: its kind, number of rows, attributes (parsed), space and layers."""
+    """What a file holds: its kind, number of rows, attributes (parsed), space and layers.
 
-    kind: Literal["store", "part"]
+    The rows of an index lie in other files, so that it has layers but no ``regions``.
+    """
+
+    kind: Kind
     rows: int
     meta: Mapping[str, Any]
     space: Space
+    layers: tuple[LayerInfo, ...]
     regions: tuple[Region, ...]
 
 
@@ -115,32 +123,32 @@ def inspect(h5: h5py.File, path: Path, size: int) -> Contents:
     walk = _Walk(path, size)
     try:
         return walk.file(h5)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         # What h5py raises on broken structures differs by version.
+        reason = escape_name(str(error))
         raise DamagedStoreError(
-            f"{path} is damaged: HDF5 cannot read it ({error}); extract it again"
+            f"{path} is damaged: HDF5 cannot read it ({reason}); extract it again"
         ) from error
 
 
-class _Walk:
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        self.size = size
-
-    def refuse(self, what: str) -> DamagedStoreError:
-        return DamagedStoreError(f"{self.path} is refused: {what}; it is damaged or was not written by featx")
-
+class _Walk(Objects):
     def file(self, h5: h5py.File) -> Contents:
-        kind: Literal["store", "part"] = "part" if "rows" in set(h5) else "store"
-        self.members(h5, _MEMBERS[kind])
+        there = set(h5)
+        kind: Kind = "part" if "rows" in there else "index" if "places" in there else "store"
+        # The index of one shard also says where its images stand in the listing.
+        self.members(h5, (*_MEMBERS[kind], *(("order",) if kind == "index" and "order" in there else ())))
         meta = self.meta(h5)
-        try:
-            space = Space.from_json(meta["space"])
-        except TypeError as error:
-            raise self.refuse(f"its space is not of this format ({error})") from error
-        if space.key != meta["space_key"]:
-            raise self.refuse("its space_key is not that of its space")
-        if kind == "store":
+        space = self.space(meta)
+        if kind != "part":
             images = self.group(h5, "images")
             fields = ("digest", *TEXT_FIELDS, *NUMBER_FIELDS)
             self.members(images, (*fields, "columns"))
@@ -156,29 +164,50 @@ class _Walk:
             group = self.group(h5, "rows")
             self.members(group, ("digest", "phash"))
             rows = self.table(group, ("digest", "phash"))
+        if kind == "index":
+            layers = self.index(h5, rows, meta)
+            self.require_own_bytes()
+            return Contents(kind, rows, meta, space, layers, ())
         features = self.group(h5, "features")
-        regions = [self.region(features, name, rows) for name in self.members(features)]
+        dtype = np.dtype(space.store_dtype).newbyteorder("<")
+        regions = [self.region(features, name, rows, dtype) for name in self.members(features)]
         if not regions:
             raise self.refuse("/features is empty")
-        return Contents(kind, rows, meta, space, tuple(sorted(regions, key=lambda region: region.offset)))
+        self.require_own_bytes()
+        regions.sort(key=lambda region: region.offset)
+        layers = tuple(region.layer for region in regions)
+        return Contents(kind, rows, meta, space, layers, tuple(regions))
 
-    def members(self, group: h5py.Group, expected: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        names = tuple(group)
-        for name in names:
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                kind = "an external link" if isinstance(link, h5py.ExternalLink) else "a soft link"
-                raise self.refuse(f"{group.name.rstrip('/')}/{name} is {kind}")
-        if expected is not None and set(names) != set(expected):
-            missing, more = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
-            what = f"lacks {missing}" if missing else f"has {more}, which has no place there"
-            raise self.refuse(f"{group.name} {what}")
-        return names
-
-    def group(self, parent: h5py.Group, name: str) -> h5py.Group:
-        if parent.get(name, getclass=True) is not h5py.Group:
-            raise self.refuse(f"{parent.name.rstrip('/')}/{name} is no group")
-        return parent[name]
+    def index(self, h5: h5py.File, rows: int, meta: Mapping[str, Any]) -> tuple[LayerInfo, ...]:
+        """Check what only an index has; gives its layers."""
+        try:
+            layers = tuple(LayerInfo(node, pool, dim) for node, pool, dim in meta["layers"])
+            check_layers(layers)
+        except (KeyError, TypeError, ValueError, StoreError) as error:
+            raise self.refuse(f"its layers are not of this format ({error})") from error
+        for layer in layers:
+            if layer.pool not in POOLINGS or type(layer.dim) is not int:
+                raise self.refuse(f"its layer {layer.name!r} has pool {layer.pool!r} and dim {layer.dim!r}")
+        of_shard = ("order" in h5, "shard" in meta, "listing" in meta)
+        if any(of_shard) and not all(of_shard):
+            raise self.refuse("it has /order, or attributes shard and listing, without the others")
+        parts = self.group(h5, "parts")
+        self.members(parts, ("name", "digest", "rows", "size"))
+        self.table(parts, ("name", "digest", "rows", "size"))
+        places = self.group(h5, "places")
+        self.members(places, tuple(layer.name for layer in layers))
+        for layer in layers:
+            shape = self.dataset(places, layer.name, _PLACE, 2).shape
+            if shape != (rows, 2):
+                raise self.refuse(f"/places/{layer.name} has shape {shape}, expected {(rows, 2)}")
+        if "order" in h5:
+            order = self.group(h5, "order")
+            self.members(order, ("image", "skipped"))
+            for name, group in (("image", "images"), ("skipped", "skipped")):
+                count = self.dataset(order, name, _PLACE, 1).shape[0]
+                if count != h5[f"{group}/name"].shape[0]:
+                    raise self.refuse(f"/order/{name} has {count} rows, expected those of /{group}")
+        return layers
 
     def table(self, group: h5py.Group, names: tuple[str, ...], *, text: bool = False) -> int:
         """Check the columns of a table; gives their common length."""
@@ -189,76 +218,23 @@ class _Walk:
                 if dataset.shape[1] != DIGEST_SIZE:
                     raise self.refuse(f"{dataset.name} is {dataset.shape}, expected (n, {DIGEST_SIZE})")
             else:
-                dataset = self.dataset(group, name, None if text else NUMBER_FIELDS.get(name), 1)
+                dataset = self.dataset(group, name, None if text else _NUMBERS.get(name), 1)
             lengths.add(dataset.shape[0])
         if len(lengths) != 1:
             raise self.refuse(f"the datasets of {group.name} have {sorted(lengths)} rows")
         return int(lengths.pop())
 
-    def dataset(self, group: h5py.Group, name: str, dtype: np.dtype[Any] | None, ndim: int) -> h5py.Dataset:
-        """Check one dataset; a dtype of None means text."""
-        where = f"{group.name}/{name}"
-        if group.get(name, getclass=True) is not h5py.Dataset:
-            raise self.refuse(f"{where} is no dataset")
-        dataset = group[name]
-        properties = dataset.id.get_create_plist()
-        if properties.get_layout() == h5py.h5d.VIRTUAL:
-            raise self.refuse(f"{where} is a virtual dataset")
-        if properties.get_layout() != h5py.h5d.CONTIGUOUS:
-            raise self.refuse(f"{where} is not stored in one piece")
-        if properties.get_external_count():
-            raise self.refuse(f"{where} has external storage")
-        if properties.get_nfilters():
-            raise self.refuse(f"{where} has filters")
-        if dtype is None:
-            info = h5py.check_string_dtype(dataset.dtype)
-            matches, expected = info is not None and info.length is None, "text"
-        else:
-            matches, expected = dataset.dtype == dtype, str(dtype)
-        if not matches:
-            raise self.refuse(f"{where} is of type {dataset.dtype}, expected {expected}")
-        if len(dataset.shape) != ndim:
-            raise self.refuse(f"{where} has shape {dataset.shape}, expected {ndim} dimensions")
-        self.extent(dataset, where)
-        return dataset
-
-    def extent(self, dataset: h5py.Dataset, where: str) -> None:
-        item = _TEXT_ITEM if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.itemsize
-        needed = math.prod(dataset.shape) * item
-        if needed > self.size:
-            raise self.refuse(
-                f"{where} has shape {dataset.shape}, more than the {self.size} bytes of the file"
-            )
-        offset, stored = dataset.id.get_offset(), dataset.id.get_storage_size()
-        if needed and (offset is None or stored != needed or offset + stored > self.size):
-            raise self.refuse(f"the bytes of {where} are not in the file")
-
-    def region(self, features: h5py.Group, name: str, rows: int) -> Region:
-        if features.get(name, getclass=True) is not h5py.Dataset:
-            raise self.refuse(f"/features/{name} is no dataset")
-        dtype = features[name].dtype
-        if dtype not in _STORED:
-            raise self.refuse(f"/features/{name} is of type {dtype}, expected float16 or float32")
+    def region(self, features: h5py.Group, name: str, rows: int, dtype: np.dtype[Any]) -> Region:
         dataset = self.dataset(features, name, dtype, 2)
         if dataset.shape[0] != rows:
             raise self.refuse(f"/features/{name} has {dataset.shape[0]} rows, expected {rows}")
         attributes = self.attributes(dataset)
         node, pool, dim = attributes.get("node"), attributes.get("pool"), attributes.get("dim")
-        if f"{node}:{pool}" != name or dim != dataset.shape[1] or pool not in POOLINGS or not dim:
+        matches = isinstance(node, str) and isinstance(dim, int) and f"{node}:{pool}" == name
+        if not matches or dim != dataset.shape[1] or pool not in POOLINGS or not dim:
             raise self.refuse(f"/features/{name} has attributes node {node!r}, pool {pool!r} and dim {dim!r}")
         layer = LayerInfo(str(node), pool, int(dim))
         return Region(layer, int(dataset.id.get_offset() or 0), rows, dtype)
-
-    def attributes(self, target: h5py.HLObject) -> dict[str, str | int | float]:
-        found: dict[str, str | int | float] = {}
-        for name in target.attrs:
-            kind = target.attrs.get_id(name)
-            is_text = h5py.check_string_dtype(kind.dtype) is not None
-            if kind.shape != () or not (is_text or kind.dtype in (np.dtype("<i8"), np.dtype("<f8"))):
-                raise self.refuse(f"attribute {name!r} of {target.name} is {kind.dtype} {kind.shape}")
-            value = target.attrs[name]
-            found[name] = str(value) if is_text else value.item()
-        return found
 
     def meta(self, h5: h5py.File) -> dict[str, Any]:
         attributes = self.attributes(h5)
@@ -268,4 +244,32 @@ class _Walk:
                 or name not in attributes
             ):
                 raise self.refuse(f"attribute {name!r} is missing or of another type")
-        return parse_attributes(attributes)
+        for name in NUMBER_ATTRIBUTES:
+            value = attributes[name]
+            if not 0 <= float(value) < math.inf:
+                raise self.refuse(f"attribute {name!r} is {value}")
+        if attributes["featx_format"] != FORMAT_VERSION:
+            found = attributes["featx_format"]
+            raise self.refuse(f"attribute 'featx_format' is {found}, expected {FORMAT_VERSION}")
+        meta = parse_attributes(attributes)
+        for name in ("space", "request", "provenance"):
+            if not isinstance(meta.get(name, {}), dict):
+                raise self.refuse(f"attribute {name!r} is no JSON object")
+        return meta
+
+    def space(self, meta: Mapping[str, Any]) -> Space:
+        try:
+            space = Space.from_json(meta["space"])
+        except TypeError as error:
+            raise self.refuse(f"its space is not of this format ({error})") from error
+        texts = (space.provider, space.backbone, space.decoding, space.precision)
+        mappings = (space.weights, space.preprocess)
+        if (
+            not all(isinstance(value, str) for value in texts)
+            or not all(isinstance(value, dict) for value in mappings)
+            or space.store_dtype not in get_args(StoreDtype)
+        ):
+            raise self.refuse("its space is not of this format (a field is of another type)")
+        if space.key != meta["space_key"]:
+            raise self.refuse("its space_key is not that of its space")
+        return space

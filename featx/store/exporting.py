@@ -1,4 +1,4 @@
-"""Taking a store elsewhere: NumPy, CSV or Parquet, written whole or not at all."""
+"""Taking a store elsewhere: NumPy, CSV, Parquet or one file, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from featx.errors import StoreError, UnknownNameError
 from featx.files import PlainFile, publish
 from featx.records import escape_name
+from featx.store.locking import WriterLock
+from featx.store.schema import IndexRow, images_table, root_attributes, skipped_table
+from featx.store.skeleton import write_file
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -37,6 +40,8 @@ def export(store: FeatureStore, path: Path, *, overwrite: bool = False) -> Path:
         One line an image: ``name``, ``label``, ``split``, ``group``, then the features as
         ``NODE:POOL[i]``, in as many digits as bring the same number back. UTF-8; stray bytes of a
         file name are written as they are.
+    ``.h5``
+        A store of one file, whatever the store is; ``featx extract`` goes on with it.
     ``.parquet``
         The same columns, each layer one fixed-size list of float32; names escaped where they are no
         Unicode text. Needs pyarrow.
@@ -61,18 +66,47 @@ def export(store: FeatureStore, path: Path, *, overwrite: bool = False) -> Path:
         ".parquet": _write_parquet,
     }
     suffix = path.suffix.lower()
-    if suffix not in writers:
-        raise UnknownNameError("export format", suffix or path.name, writers)
+    if suffix not in (*writers, ".h5"):
+        raise UnknownNameError("export format", suffix or path.name, (*writers, ".h5"))
     if os.path.lexists(path) and not overwrite:
         raise StoreError(f"{path} exists; choose another output or remove it")
     if path.exists() and path.samefile(store.path):
         raise StoreError(f"{path} is the store itself; choose another output")
+    if suffix == ".h5":
+        _write_store(store, path)
+        return path
     if suffix == ".parquet":
         _pyarrow()
     # Closed before the file is: a buffer left open would write to whatever has the descriptor next.
     with publish(path) as file, io.BufferedWriter(_Stream(file), 1 << 20) as stream:
         writers[suffix](store, stream)
     return path
+
+
+def _write_store(store: FeatureStore, path: Path) -> None:
+    images = [
+        IndexRow(record, digest.tobytes())
+        for record, digest in zip(store.records, store.digests, strict=True)
+    ]
+    table, columns = images_table(images, store.phashes)
+    measured = {name: store.meta[name] for name in ("seconds", "peak_memory_bytes")}
+    lock = WriterLock(path)
+    lock.acquire()
+    try:
+        write_file(
+            path,
+            attributes=root_attributes(
+                store.space, store.meta["request"], str(store.meta["source"]), measured
+            ),
+            tables={"images": table, "images/columns": columns, "skipped": skipped_table(store.skipped)},
+            layers=store.layers,
+            rows=len(store),
+            dtype=np.dtype(store.space.store_dtype).newbyteorder("<"),
+            blocks=lambda layer: store.blocks(layer.name),
+            before_publish=lock.confirm,
+        )
+    finally:
+        lock.release()
 
 
 def _write_npz(store: FeatureStore, stream: io.BufferedWriter[_Stream]) -> None:
@@ -98,10 +132,11 @@ def _write_csv(store: FeatureStore, stream: io.BufferedWriter[_Stream]) -> None:
     writer = csv.writer(text)
     heads = [f"{layer.name}[{column}]" for layer in store.layers for column in range(layer.dim)]
     writer.writerow(["name", "label", "split", "group", *heads])
-    maps = [store.X(layer.name) for layer in store.layers]
+    index = np.arange(len(store))
     for start, stop in _ranges(len(store)) or [(0, 0)]:
         # NumPy's text of a float is the shortest that reads back as the same float.
-        blocks = [values[start:stop].astype(np.str_).tolist() for values in maps]
+        rows = [store.take(layer.name, index[start:stop]) for layer in store.layers]
+        blocks = [values.astype(np.str_).tolist() for values in rows]
         for row in range(start, stop):
             features = [value for block in blocks for value in block[row - start]]
             writer.writerow([store.names[row], store.y[row], store.splits[row], store.groups[row], *features])
@@ -121,14 +156,15 @@ def _write_parquet(store: FeatureStore, stream: io.BufferedWriter[_Stream]) -> N
     fields = [(name, arrow.string()) for name in texts]
     fields += [(layer.name, arrow.list_(arrow.float32(), layer.dim)) for layer in store.layers]
     schema = arrow.schema(fields)
-    maps = {layer.name: store.X(layer.name) for layer in store.layers}
+    index = np.arange(len(store))
     with parquet.ParquetWriter(stream, schema) as writer:
         for start, stop in _ranges(len(store)):
             columns = [
                 arrow.array([_unicode(value) for value in values[start:stop]]) for values in texts.values()
             ]
             for layer in store.layers:
-                flat = arrow.array(maps[layer.name][start:stop].astype(np.float32).reshape(-1))
+                rows = store.take(layer.name, index[start:stop])
+                flat = arrow.array(rows.astype(np.float32).reshape(-1))
                 columns.append(arrow.FixedSizeListArray.from_arrays(flat, layer.dim))
             writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
 

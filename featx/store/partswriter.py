@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError
+from featx.files import disk_errors
 from featx.records import LayerInfo, SkippedImage, Space, escape_name
 from featx.store.gathering import OpenFiles, gather
 from featx.store.locking import WriterLock
@@ -29,6 +30,16 @@ __all__ = ["PartsWriter", "Places"]
 
 Places = tuple[NDArray[np.int32], NDArray[np.int64]]
 """For each image, the number of the source and the row in it, as :meth:`RowIndex.locate` gives them."""
+
+
+class _Batch(NamedTuple):
+    digests: NDArray[np.uint8]
+    phashes: NDArray[np.uint64]
+    rows: list[NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        return self.digests.nbytes + sum(rows.nbytes for rows in self.rows)
 
 
 class PartsWriter(ABC):
@@ -125,20 +136,26 @@ class PartsWriter(ABC):
         self._lock.acquire()
         try:
             self._recover()
+            self.known = self._index.known(layer.name for layer in self.layers)
+            # Another shard's rows are that one's work, and counted there.
+            own = [
+                source
+                for source in self._index.sources
+                if source.path == self.path or source.path.parent == self.parts_directory
+            ]
+            self.earlier_seconds = sum(source.seconds for source in own)
+            self.earlier_versions = next((source.versions for source in self._index.sources), {})
+            self._reset_buffer()
         except BaseException:
             self._lock.release()
             raise
-        self.known = self._index.known(layer.name for layer in self.layers)
-        self.earlier_seconds = sum(source.seconds for source in self._index.sources)
-        self.earlier_versions = next((source.versions for source in self._index.sources), {})
-        self._reset_buffer()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if self._digests and not _is_disk_error(error):
+            if self._batches and not _is_disk_error(error):
                 try:
                     self.flush()
                 except StoreError as second:
@@ -147,7 +164,12 @@ class PartsWriter(ABC):
                     error.add_note(f"The rows not yet in a part were dropped: {second}")
         finally:
             self._leave()
-            self._lock.release()
+            try:
+                self._lock.release()
+            except StoreError as second:
+                if error is None:
+                    raise
+                error.add_note(str(second))
 
     def _leave(self) -> None:  # noqa: B027 - most writers have nothing to do
         """Tidy up before the lock goes."""
@@ -189,12 +211,10 @@ class PartsWriter(ABC):
         if not count:
             return
         cast = [self._cast(layer, features[layer.name], digests) for layer in self.layers]
-        self._digests.append(digests.copy())
-        self._phashes.append(np.array(phashes, np.uint64))
-        for rows, array in zip(self._rows, cast, strict=True):
-            rows.append(array)
-        self._bytes += sum(array.nbytes for array in cast) + digests.nbytes
-        if self._bytes >= self.flush_bytes or time.monotonic() - self._since >= self.flush_seconds:
+        # In one step, so that a signal leaves whole batches only.
+        self._batches.append(_Batch(digests.copy(), np.array(phashes, np.uint64), cast))
+        waiting = sum(batch.nbytes for batch in self._batches)
+        if waiting >= self.flush_bytes or time.monotonic() - self._since >= self.flush_seconds:
             self.flush()
 
     def flush(self) -> None:
@@ -205,13 +225,17 @@ class PartsWriter(ABC):
         StoreError
             If the part cannot be written; the rows stay in memory.
         """
-        if not self._digests:
+        if not self._batches:
             return
+        self._lock.confirm()
         path = write_part(
             self.parts_directory,
-            np.concatenate(self._digests),
-            np.concatenate(self._phashes),
-            {layer.name: rows for layer, rows in zip(self.layers, self._rows, strict=True)},
+            np.concatenate([batch.digests for batch in self._batches]),
+            np.concatenate([batch.phashes for batch in self._batches]),
+            {
+                layer.name: [batch.rows[position] for batch in self._batches]
+                for position, layer in enumerate(self.layers)
+            },
             self.space,
             self.layers,
             request=self.request,
@@ -222,6 +246,16 @@ class PartsWriter(ABC):
         self._next_number += 1
         self._reset_buffer()
         self._index.sources.append(RowSource.open(path, check=False))
+
+    def forget(self) -> None:
+        """Give up the rows of an unfinished run, which are not computed as they were; removes its parts."""
+        for source in self._index.sources:
+            if source.path.parent == self.parts_directory:
+                with disk_errors(source.path):
+                    source.path.unlink(missing_ok=True)
+        self._index.sources.clear()
+        self.known = set()
+        self.earlier_seconds = 0.0
 
     def stored(self, digests: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Read rows that are known.
@@ -284,10 +318,7 @@ class PartsWriter(ABC):
         return round_rows(values, self._dtype, layer.name, digests)
 
     def _reset_buffer(self) -> None:
-        self._digests: list[NDArray[np.uint8]] = []
-        self._phashes: list[NDArray[np.uint64]] = []
-        self._rows: list[list[NDArray[Any]]] = [[] for _ in self.layers]
-        self._bytes = 0
+        self._batches: list[_Batch] = []
         self._since = time.monotonic()
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,18 +11,19 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DamagedStoreError, NotAStoreError, UnknownNameError
-from featx.files import disk_errors
-from featx.records import ImageRecord, LayerInfo, SkippedImage, Space
-from featx.store.checking import Region
-from featx.store.schema import column_of_dataset
-from featx.store.storefile import StoreFile
-from featx.store.userblock import check_bytes
+from featx.errors import DamagedStoreError, NotAStoreError, StoreError, UnknownNameError
+from featx.records import LayerInfo, ProgressCallback, Space
+from featx.store.directory import index_path, is_directory_store, unfinished
+from featx.store.imageindex import ImageIndex
+from featx.store.partrows import FileRows, PartRows, Rows
+from featx.store.parts import part_number
+from featx.store.recovery import list_directory
+from featx.store.storefile import StoreFile, count_bytes
 
 __all__ = ["FeatureStore"]
 
 
-class FeatureStore:
+class FeatureStore(ImageIndex):
     """The embeddings of one image set in one space, opened for reading.
 
     Opening reads the user block and walks the structure; the index and the embeddings are read when
@@ -33,7 +33,12 @@ class FeatureStore:
     Parameters
     ----------
     path : Path or str
-        The store.
+        The store: a file, or a directory of many parts.
+    check : bool, default=False
+        Hash every byte of the file (of a directory, its index) before HDF5 sees one: for files from
+        elsewhere. :meth:`verify` checks more.
+    on_progress : callable, optional
+        Called with a :class:`featx.records.Progress` in bytes while that is done.
 
     Attributes
     ----------
@@ -64,18 +69,32 @@ class FeatureStore:
     ((3, 3), ['ant', 'bee', ''])
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        check: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> None:
         self.path = Path(path)
-        self._file = StoreFile(self.path)
+        file = _file_of(self.path)
+        super().__init__(StoreFile(file, check=check, on_bytes=count_bytes(file, on_progress)))
         contents = self._file.contents
-        if contents.kind != "store":
+        if contents.kind == "part":
             self._file.close()
             raise NotAStoreError(
-                f"{self.path} is one part of an unfinished store; run its extraction again to finish it"
+                f"{self.path} is one part of a store; open the store that it belongs to, or run its "
+                "extraction again to finish it"
             )
+        self._rows: Rows = FileRows(self._file)
+        if contents.kind == "index":
+            folder = self._file.path.parent
+            # The index of a shard lies in shards/I-of-N, beside the other shards.
+            shards = folder.parent if "shard" in contents.meta else folder / "shards"
+            self._rows = PartRows(self.path, shards, self._file)
         self.space: Space = contents.space
         self.meta: dict[str, Any] = dict(contents.meta)
-        self.layers: tuple[LayerInfo, ...] = tuple(region.layer for region in contents.regions)
+        self.layers: tuple[LayerInfo, ...] = contents.layers
         self.summary: Any = None
         """What the run that returned this store did, set by that run."""
 
@@ -91,12 +110,20 @@ class FeatureStore:
     ) -> None:
         self.close()
 
-    def __len__(self) -> int:
-        return self._file.contents.rows
-
     def __repr__(self) -> str:
         layers = ", ".join(f"{layer.name} ({layer.dim})" for layer in self.layers)
         return f"<FeatureStore {self.path}: {len(self)} images, {self.space.backbone}, {layers}>"
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk in bytes, with all parts of a directory."""
+        parts = int(self._rows.sizes.sum()) if isinstance(self._rows, PartRows) else 0
+        return self._file.size + parts
+
+    @property
+    def n_parts(self) -> int:
+        """Number of parts of a directory; 0 for one file."""
+        return len(self._rows.names) if isinstance(self._rows, PartRows) else 0
 
     def layer(self, layer: str) -> LayerInfo:
         """Find a layer by ``NODE:POOL``, or by ``NODE`` if it has one pooling only.
@@ -106,7 +133,15 @@ class FeatureStore:
         UnknownNameError
             Listing the names that there are.
         """
-        return self._region(layer).layer
+        matches = [info for info in self.layers if info.name == layer]
+        matches = matches or [info for info in self.layers if info.node == layer]
+        if len(matches) == 1:
+            return matches[0]
+        known = [info.name for info in (matches or self.layers)]
+        hint = (
+            f"It is pooled in {len(matches)} ways; name one." if matches else f"{self.path} has these layers."
+        )
+        raise UnknownNameError("layer", layer, known, hint)
 
     def X(self, layer: str) -> NDArray[Any]:
         """Embeddings of one layer.
@@ -119,134 +154,100 @@ class FeatureStore:
         Returns
         -------
         ndarray of shape (n, dim), float16 or float32
-            A read-only :class:`numpy.memmap`; a plain empty array if there are no images.
+            A read-only :class:`numpy.memmap` where the rows lie in one piece, as they do in a store of
+            one file; else (a directory of several parts, or no images) an array in memory.
 
         Raises
         ------
         UnknownNameError
             If there is no such layer, or several.
         """
-        region = self._region(layer)
-        shape = (region.rows, region.layer.dim)
-        if not region.rows:
-            return np.empty(shape, region.dtype)
-        self._file.require_open()
-        with disk_errors(self.path, "read"):
-            return np.memmap(self._file.raw, region.dtype, "r", region.offset, shape)
+        return self._rows.all(self.layer(layer))
 
-    @cached_property
-    def names(self) -> list[str]:
-        """Name of each image, as :func:`os.fsdecode` gives it."""
-        return [os.fsdecode(name) for name in self._file.read("images/name")]
+    def take(self, layer: str, index: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[Any]:
+        """Read some rows of one layer, for batches of a store that is larger than memory.
 
-    @cached_property
-    def y(self) -> NDArray[np.object_]:
-        """Label of each image, str, ``""`` for none; shape (n,)."""
-        return self._file.read_text("images/label")
+        Parameters
+        ----------
+        layer : str
+            As for :meth:`X`.
+        index : sequence of int of length k
+            Rows in any order, with repetitions; negative ones count from the end.
 
-    @cached_property
-    def splits(self) -> NDArray[np.object_]:
-        """Split of each image, ``""`` for none; shape (n,)."""
-        return self._file.read_text("images/split")
+        Returns
+        -------
+        ndarray of shape (k, dim), float16 or float32
+            A copy in memory.
 
-    @cached_property
-    def groups(self) -> NDArray[np.object_]:
-        """Group of each image, ``""`` for none; shape (n,)."""
-        return self._file.read_text("images/group")
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
+        rows = np.asarray(index, np.int64)
+        outside = (rows < -len(self)) | (rows >= len(self))
+        if outside.any():
+            raise IndexError(f"row {int(rows[outside][0])} was asked for; {self.path} has {len(self)}")
+        return self._rows.take(self.layer(layer), rows % max(1, len(self)))
 
-    @cached_property
-    def digests(self) -> NDArray[np.uint8]:
-        """SHA-256 of the encoded bytes of each image; shape (n, 32), uint8."""
-        return self._file.read("images/digest")
+    def blocks(self, layer: str, rows: int = 1024) -> Iterator[NDArray[Any]]:
+        """Read one layer top to bottom, a bounded number of rows at a time.
 
-    @cached_property
-    def phashes(self) -> NDArray[np.uint64]:
-        """Perceptual hash of each image; shape (n,), uint64."""
-        return self._file.read("images/phash")
+        Parameters
+        ----------
+        layer : str
+            As for :meth:`X`.
+        rows : int, default=1024
+            Rows of a block.
 
-    @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """Encoded size of each image in bytes, -1 if unknown; shape (n,)."""
-        return self._file.read("images/size")
+        Yields
+        ------
+        ndarray of shape (k, dim), float16 or float32
+            In memory; k is ``rows`` but for the last block.
+        """
+        info = self.layer(layer)
+        for start in range(0, len(self), rows):
+            yield self._rows.take(info, np.arange(start, min(start + rows, len(self))))
 
-    @cached_property
-    def mtimes_ns(self) -> NDArray[np.int64]:
-        """Time of the last change of each image in nanoseconds, -1 if unknown; shape (n,)."""
-        return self._file.read("images/mtime_ns")
+    def verify(self, on_progress: ProgressCallback | None = None) -> None:
+        """Check every byte and every value, and say all that is wrong.
 
-    @cached_property
-    def columns(self) -> dict[str, NDArray[np.object_]]:
-        """Further columns of the source by name, each of shape (n,), str."""
-        with self._file.h5() as h5:
-            stored = list(h5["images/columns"])
-        return {column_of_dataset(name): self._file.read_text(f"images/columns/{name}") for name in stored}
+        Hashes each open file against its user block with plain reads, before HDF5 sees it again, then
+        reads the index, compares the digests of a directory's parts with it, and looks for values that
+        are not finite.
 
-    @cached_property
-    def records(self) -> list[ImageRecord]:
-        """The images as their source gave them; a missing label, split or group is None."""
-        columns = self.columns
-        return [
-            ImageRecord(
-                name,
-                label or None,
-                split or None,
-                group or None,
-                size,
-                mtime,
-                {column: values[row] for column, values in columns.items()},
-            )
-            for row, (name, label, split, group, size, mtime) in enumerate(
-                zip(
-                    self.names,
-                    self.y,
-                    self.splits,
-                    self.groups,
-                    self.sizes.tolist(),
-                    self.mtimes_ns.tolist(),
-                    strict=True,
-                )
-            )
-        ]
-
-    @cached_property
-    def skipped(self) -> list[SkippedImage]:
-        """Images that could not be used, and why."""
-        names = [os.fsdecode(name) for name in self._file.read("skipped/name")]
-        digests = [row.tobytes() if row.any() else b"" for row in self._file.read("skipped/digest")]
-        reasons = self._file.read_text("skipped/reason")
-        return [SkippedImage(*item) for item in zip(names, digests, reasons, strict=True)]
-
-    def verify(self) -> None:
-        """Check every byte and every value.
-
-        Hashes the open file against its user block with plain reads, before HDF5 sees it again,
-        then reads the index, and looks for values that are not finite.
+        Parameters
+        ----------
+        on_progress : callable, optional
+            Called with a :class:`featx.records.Progress` in bytes.
 
         Raises
         ------
         DamagedStoreError
-            Naming what is wrong.
+            Naming what is wrong; its ``problems`` hold a line each.
         """
+        from featx.store.verifying import find_problems
+
         self._file.require_open()
-        with disk_errors(self.path, "read"):
-            check_bytes(self._file.raw, self.path)
-        if len(set(self.names)) != len(self):
-            raise DamagedStoreError(f"{self.path} is damaged: a name stands twice; extract it again")
-        if len(self.records) != len(self) or len(self.phashes) != len(self.digests):
-            raise DamagedStoreError(f"{self.path} is damaged: its index is incomplete; extract it again")
-        for region in self._file.contents.regions:
-            start = 0
-            for block in self._file.blocks(region):
-                bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
-                if len(bad):
-                    raise DamagedStoreError(
-                        f"{self.path} is damaged: row {start + int(bad[0])} of {region.layer.name!r} is not "
-                        "finite; extract it again"
-                    )
-                start += len(block)
+        problems = find_problems(self, self._file, self._rows, on_progress)
+        if problems:
+            more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+            raise DamagedStoreError(f"{problems[0]}{more}", problems)
+
+    def require_parts(self) -> None:
+        """Make sure that every part of a directory is there in its length; reads none of them.
+
+        Raises
+        ------
+        StoreError
+            Naming the first that is not.
+        """
+        missing = self._rows.missing() if isinstance(self._rows, PartRows) else []
+        if missing:
+            raise StoreError(f"{missing[0]}; put it back, or run the extraction again")
 
     def export(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the store in another format, chosen by the suffix: ``.npz``, ``.csv`` or ``.parquet``.
+        """Write the store in the format of the suffix: ``.npz``, ``.csv``, ``.parquet`` or ``.h5``.
 
         See :func:`featx.store.exporting.export` for what each holds.
 
@@ -321,14 +322,23 @@ class FeatureStore:
         )
         return cls(path)
 
-    def _region(self, layer: str) -> Region:
-        regions = self._file.contents.regions
-        matches = [region for region in regions if region.layer.name == layer]
-        matches = matches or [region for region in regions if region.layer.node == layer]
-        if len(matches) == 1:
-            return matches[0]
-        known = [region.layer.name for region in (matches or regions)]
-        hint = (
-            f"It is pooled in {len(matches)} ways; name one." if matches else f"{self.path} has these layers."
+
+def _file_of(path: Path) -> Path:
+    """Find a store's one file, or the index of a directory."""
+    if not path.is_dir():
+        if not os.path.lexists(path):
+            _refuse_unfinished_file(path)
+        return path
+    index = index_path(path)
+    if not index.is_file() and is_directory_store(path):
+        raise unfinished(path)
+    return index if index.is_file() else path
+
+
+def _refuse_unfinished_file(path: Path) -> None:
+    left = [entry for entry in list_directory(path.with_name(f"{path.name}.parts")) if part_number(entry)]
+    if left:
+        raise StoreError(
+            f"{path} is not finished: {len(left)} parts of it lie in {left[0].parent}; run the same "
+            "extraction again, which goes on from there"
         )
-        raise UnknownNameError("layer", layer, known, hint)

@@ -13,6 +13,16 @@ A **part** holds rows that are finished, one per digest, with the same attribute
     /rows/      digest (k, 32), phash
     /features/  as above
 
+An **index** of a directory store holds an image set whose rows lie in parts. It has the attributes of
+a store, and ``layers``, JSON of [node, pool, dim] each; that of one shard also ``shard``, as I/N, and
+``listing``, the SHA-256 of what the source listed::
+
+    /images/    as above
+    /skipped/   as above
+    /places/    for each layer, NODE:POOL (n, 2): number of the part, row in it
+    /parts/     name, digest (k, 32), the SHA-256 in its user block, rows, size in bytes
+    /order/     image, skipped: positions in the listing; of one shard only
+
 Text is a variable-length string. Names hold the bytes of :func:`os.fsencode`; all other text is
 UTF-8 in which stray bytes of a file name survive (``surrogateescape``). A missing label, split or
 group is the empty string, in the file and in the reader's arrays; in
@@ -73,7 +83,7 @@ NUMBER_FIELDS: Mapping[str, np.dtype[Any]] = {
 }
 TEXT_ATTRIBUTES = ("featx_version", "space", "space_key", "request", "source", "created")
 NUMBER_ATTRIBUTES = ("featx_format", "seconds", "peak_memory_bytes")
-JSON_ATTRIBUTES = ("space", "request", "provenance")
+JSON_ATTRIBUTES = ("space", "request", "provenance", "layers")
 
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 

@@ -36,6 +36,11 @@ _PAGE = 1 << 16
 _ALIGNMENT = 64  # bytes: a cache line, so that memory maps of every dtype are aligned
 
 Blocks = Callable[[LayerInfo], Iterable[NDArray[Any]]]
+_NO_ROWS = np.dtype("<f4")
+
+
+def _no_blocks(_layer: LayerInfo) -> Iterable[NDArray[Any]]:
+    return ()
 
 
 def write_file(
@@ -43,13 +48,13 @@ def write_file(
     *,
     attributes: Mapping[str, bytes | int | float],
     tables: Mapping[str, Table],
-    layers: Sequence[LayerInfo],
-    rows: int,
-    dtype: np.dtype[Any],
-    blocks: Blocks,
+    layers: Sequence[LayerInfo] = (),
+    rows: int = 0,
+    dtype: np.dtype[Any] = _NO_ROWS,
+    blocks: Blocks = _no_blocks,
     before_publish: Callable[[], None] | None = None,
 ) -> None:
-    """Write a store or a part; it appears under ``path`` whole, or not at all.
+    """Write a store, a part or an index; it appears under ``path`` whole, or not at all.
 
     Parameters
     ----------
@@ -60,7 +65,7 @@ def write_file(
     tables : mapping
         Group name to its datasets.
     layers : sequence of LayerInfo
-        One dataset of shape (``rows``, ``dim``) each, written in this order.
+        One dataset of shape (``rows``, ``dim``) each, written in this order; an index has none.
     rows : int
         Number of rows.
     dtype : numpy dtype
@@ -124,8 +129,8 @@ def _build(
                     group.create_dataset(name, data=data, dtype=TEXT)
                 else:
                     group.create_dataset(name, data=values)
-        group = h5.require_group("features")
-        offsets = []
+        offsets: list[tuple[str, int, int]] = []
+        group = h5.require_group("features") if layers else None
         for layer in layers:
             dataset = _allocate(group, layer.name, (rows, layer.dim), dtype)
             _set_attributes(

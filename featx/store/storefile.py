@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from featx.errors import DamagedStoreError, NotAStoreError, StoreError
 from featx.files import disk_errors
+from featx.records import Progress, ProgressCallback
 from featx.store.checking import Contents, Region, inspect
+from featx.store.heap import GuardedFile, check_references
 from featx.store.schema import decode_text
 from featx.store.userblock import Header, check_bytes, read_header
 
-__all__ = ["StoreFile"]
+__all__ = ["StoreFile", "count_bytes"]
 
 
 class StoreFile:
@@ -35,6 +37,10 @@ class StoreFile:
     ----------
     path : Path
         Must exist.
+    check : bool, default=False
+        Hash every byte before HDF5 sees one.
+    on_bytes : callable, optional
+        Called with the number of bytes that were hashed since the last call.
 
     Raises
     ------
@@ -46,8 +52,12 @@ class StoreFile:
         If it is truncated, of another format, or holds what has no place in a store.
     """
 
-    def __init__(self, path: Path, *, check: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, check: bool = False, on_bytes: Callable[[int], None] | None = None
+    ) -> None:
         self.path = path
+        self.is_hashed = check
+        """Whether its bytes were hashed when it was opened."""
         descriptor = _open(path)
         self._close = weakref.finalize(self, os.close, descriptor)
         self.raw = io.FileIO(descriptor, "rb", closefd=False)
@@ -55,7 +65,7 @@ class StoreFile:
             with disk_errors(path, "read"):
                 self.header: Header = read_header(self.raw, path)
                 if check:
-                    check_bytes(self.raw, path)
+                    check_bytes(self.raw, path, on_bytes)
                 self.size = os.fstat(descriptor).st_size
             with self.h5() as h5:
                 self.contents: Contents = inspect(h5, path, self.size)
@@ -83,8 +93,8 @@ class StoreFile:
         """Open the file with HDF5 for the time of the block."""
         self.require_open()
         try:
-            h5 = h5py.File(self.raw, "r")
-        except (OSError, RuntimeError, ValueError) as error:
+            h5 = h5py.File(GuardedFile(self.raw), "r")
+        except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
             raise DamagedStoreError(
                 f"{self.path} is damaged: HDF5 cannot open it ({error}); extract it again"
             ) from error
@@ -97,12 +107,20 @@ class StoreFile:
         """Read a whole dataset of the index; text comes as an object array of bytes."""
         with self.h5() as h5:
             try:
-                values: NDArray[Any] = h5[name][()]
-            except (OSError, RuntimeError, ValueError) as error:
+                dataset = h5[name]
+                if h5py.check_string_dtype(dataset.dtype):
+                    check_references(dataset, self.raw, self.path)
+                values: NDArray[Any] = dataset[()]
+            except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
                 raise DamagedStoreError(
                     f"{self.path} is damaged: {name} cannot be read ({error}); extract it again"
                 ) from error
         return values
+
+    def names_in(self, group: str) -> tuple[str, ...]:
+        """List the datasets of a group, not the groups in it."""
+        with self.h5() as h5:
+            return tuple(name for name in h5[group] if h5[group].get(name, getclass=True) is h5py.Dataset)
 
     def read_text(self, name: str) -> NDArray[np.object_]:
         """Read a text dataset as an object array of str."""
@@ -115,6 +133,21 @@ class StoreFile:
         """Read the rows of a layer in bounded blocks."""
         with disk_errors(self.path, "read"):
             yield from region.blocks(self.raw, self.path)
+
+
+def count_bytes(path: Path, on_progress: ProgressCallback | None) -> Callable[[int], None] | None:
+    """Make progress of the bytes of a file that are hashed."""
+    if on_progress is None:
+        return None
+    size = path.stat().st_size if path.exists() else 0
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        on_progress(Progress("hash", done, size, "bytes"))
+
+    return count
 
 
 def _open(path: Path) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -26,16 +27,29 @@ from pathlib import Path
 from featx.errors import DamagedStoreError, NotAStoreError
 from featx.records import FORMAT_VERSION
 
-__all__ = ["SIZE", "Header", "NewerFormatError", "check_bytes", "pack_header", "read_header"]
+__all__ = [
+    "HDF5_SIGNATURE",
+    "MAGIC",
+    "SIZE",
+    "Header",
+    "NewerFormatError",
+    "check_bytes",
+    "pack_header",
+    "read_header",
+]
 
 SIZE = 512
 """Bytes of the user block."""
 
 MAGIC = b"featx\r\n\x1a"
+"""The first bytes of every featx file."""
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""The first bytes of HDF5, after its user block."""
+
 _LAYOUT = struct.Struct("<8sIIQ32s")
 _TEXT = b"\nThis is an HDF5 file with a user block of 512 bytes; any HDF5 tool opens it.\n"
 _CHUNK = 1 << 22
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class NewerFormatError(DamagedStoreError):
@@ -86,7 +100,7 @@ def read_header(file: FileIO, path: Path) -> Header:
     file.seek(0)
     block = file.read(SIZE) or b""
     if block[: len(MAGIC)] != MAGIC:
-        what = "an HDF5 file that featx did not write" if block[:8] == _HDF5_SIGNATURE else "no featx store"
+        what = "an HDF5 file that featx did not write" if block[:8] == HDF5_SIGNATURE else "no featx store"
         raise NotAStoreError(
             f"{path} exists and is {what}; choose another path, or bring embeddings with "
             "`featx import FILE.npz -o STORE`"
@@ -110,8 +124,17 @@ def read_header(file: FileIO, path: Path) -> Header:
     return Header(version, length, digest)
 
 
-def check_bytes(file: FileIO, path: Path) -> None:
+def check_bytes(file: FileIO, path: Path, on_bytes: Callable[[int], None] | None = None) -> None:
     """Hash the whole file with plain reads and compare it with its user block.
+
+    Parameters
+    ----------
+    file : FileIO
+        Open for reading.
+    path : Path
+        Its name, for messages.
+    on_bytes : callable, optional
+        Called with the number of bytes that were read since the last call.
 
     Raises
     ------
@@ -122,10 +145,14 @@ def check_bytes(file: FileIO, path: Path) -> None:
     file.seek(0)
     if file.read(SIZE) != pack_header(header):
         raise DamagedStoreError(f"{path} is damaged: its user block is not as written; extract it again")
+    if on_bytes is not None:
+        on_bytes(SIZE)
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     while count := file.readinto(buffer):
         digest.update(memoryview(buffer)[:count])
+        if on_bytes is not None:
+            on_bytes(count)
     if digest.digest() != header.digest:
         raise DamagedStoreError(
             f"{path} is damaged: the SHA-256 of its bytes is {digest.hexdigest()[:16]}… instead of "

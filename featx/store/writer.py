@@ -131,6 +131,11 @@ class StoreWriter(PartsWriter):
         layers, where = self._locate(images, digest_rows(images), kept)
         table, columns = images_table(images, self._phashes_at(where[self.layers[0].name]))
         with OpenFiles() as files:
+
+            def close_and_confirm() -> None:
+                files.close()
+                self._lock.confirm()
+
             write_file(
                 self.path,
                 attributes=root_attributes(self.space, self.request, self.source, provenance),
@@ -139,7 +144,7 @@ class StoreWriter(PartsWriter):
                 rows=len(images),
                 dtype=self._dtype,
                 blocks=lambda layer: gather(files, self._index.sources, layer, *where[layer.name]),
-                before_publish=files.close,
+                before_publish=close_and_confirm,
             )
         self._remove_parts()
         return self.path

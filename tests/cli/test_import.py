@@ -50,6 +50,35 @@ class TestArrays:
         assert [os.fsencode(name) for name in store.names] == names
         assert store.y.tolist() == ["ant", "bee"]
 
+    def test_layers_and_digests_come_back_from_an_export(self, make_photos, tmp_path):
+        root = make_photos(splits={"train": 2})
+        options = {"backbone": "featx-tiny", "layers": ["avgpool", "layer2.add:avg"], "store_dtype": "float16"}
+        first = featx.extract(root, tmp_path / "a.h5", **options)
+        run("export", tmp_path / "a.h5", "--to", "npz")
+        run("import", tmp_path / "a.npz", "-o", tmp_path / "b.h5", "--backbone", "mine")
+        again = featx.FeatureStore(tmp_path / "b.h5")
+        assert again.space.backbone == "mine"
+        assert again.layers == first.layers
+        assert again.names == first.names
+        np.testing.assert_array_equal(again.digests, first.digests)
+        np.testing.assert_array_equal(again.phashes, first.phashes)
+        for layer in first.layers:
+            np.testing.assert_array_equal(again.X(layer.name), first.X(layer.name))
+
+    def test_one_layer_keeps_its_name(self, make_photos, tmp_path):
+        featx.extract(make_photos(splits={"train": 2}), tmp_path / "a.h5", backbone="featx-tiny")
+        run("export", tmp_path / "a.h5", "--to", "npz")
+        run("import", tmp_path / "a.npz", "-o", tmp_path / "b.h5")
+        assert featx.FeatureStore(tmp_path / "b.h5").layers == featx.FeatureStore(tmp_path / "a.h5").layers
+
+    def test_a_store_is_replaced_only_when_asked(self, tmp_path):
+        np.savez(tmp_path / "x.npz", X=np.eye(3))
+        run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5")
+        np.savez(tmp_path / "x.npz", X=np.eye(2))
+        assert "exists" in run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5", code=1).output
+        run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5", "--overwrite")
+        assert len(featx.FeatureStore(tmp_path / "x.h5")) == 2
+
     def test_nan_is_no_label(self, tmp_path):
         np.savez(tmp_path / "x.npz", X=np.eye(3), y=[1.0, np.nan, 0.0])
         run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5")

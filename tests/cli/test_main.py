@@ -1,16 +1,12 @@
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from pictures import photo, png
 
 import featx
 from featx.cli import cli
@@ -100,39 +96,6 @@ class TestExitCodes:
         assert text in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
         assert "Traceback" not in result.output
-
-    @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_signals(self, number, code, tmp_path):
-        folder = tmp_path / "many" / "ants"
-        folder.mkdir(parents=True)
-        for index in range(3000):
-            (folder / f"{index}.png").write_bytes(png(photo("ants", index, (64, 64))))
-        command = [
-            sys.executable,
-            "-m",
-            "featx",
-            "extract",
-            str(tmp_path / "many"),
-            "-o",
-            str(tmp_path / "x.h5"),
-        ]
-        process = subprocess.Popen(
-            [*command, "--backbone", "squeezenet1_1", "--weights", "none"],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            # A shell's background jobs start with SIGINT ignored, and so would this one.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "x.h5.parts").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == code, errors
-        assert b"run the same command to go on" in errors
-        assert not (tmp_path / "x.h5").exists()
 
 
 class TestJson:

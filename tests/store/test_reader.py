@@ -153,7 +153,7 @@ def test_a_part_is_no_store(kit, path):
     with kit.writer(path) as writer:
         writer.add(*kit.rows([1]))
     (part,) = path.with_name("photos.h5.parts").iterdir()
-    with pytest.raises(NotAStoreError, match="one part of an unfinished store"):
+    with pytest.raises(NotAStoreError, match="one part of a store"):
         FeatureStore(part)
 
 

@@ -1,0 +1,127 @@
+"""A store that is a directory: where its files lie, and what tells that all of them belong together.
+
+::
+
+    photos/
+      index.h5                     names, labels, and which row of which part belongs to which image
+      shards/0-of-2/index.h5       the same for the images of one shard
+      shards/0-of-2/part-*.h5      rows; written once, never changed
+      shards/1-of-2/…
+
+Each shard has one writer. The writer that finishes last joins the indexes of the shards to that of
+the store; until then readers see the store as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from featx.errors import StoreError
+from featx.records import ImageRecord
+from featx.sharding import Shard
+from featx.store.parts import part_number
+from featx.store.recovery import list_directory
+
+__all__ = [
+    "fingerprint",
+    "index_path",
+    "is_directory_store",
+    "list_parts",
+    "list_shards",
+    "part_path",
+    "shard_directory",
+    "shard_index",
+    "unfinished",
+]
+
+_SHARD = re.compile(r"(\d+)-of-(\d+)")
+_PART = re.compile(r"\d+-of-\d+/part-\d{6,}-[0-9a-f]{32}\.h5")
+
+
+def index_path(root: Path) -> Path:
+    """Name the file that makes a directory a store."""
+    return root / "index.h5"
+
+
+def shard_directory(root: Path, shard: Shard) -> Path:
+    """Where one shard's writer writes."""
+    return root / "shards" / f"{shard.number}-of-{shard.count}"
+
+
+def shard_index(root: Path, shard: Shard) -> Path:
+    """Name the index of one shard."""
+    return index_path(shard_directory(root, shard))
+
+
+def is_directory_store(path: Path) -> bool:
+    """Whether a directory is a store, finished or not."""
+    return path.is_dir() and (index_path(path).is_file() or bool(list_shards(path)))
+
+
+def list_shards(root: Path) -> list[Shard]:
+    """List the shards that have a directory."""
+    matches = [_SHARD.fullmatch(entry.name) for entry in list_directory(root / "shards")]
+    return sorted(
+        (Shard(int(match[1]), int(match[2])) for match in matches if match and int(match[1]) < int(match[2])),
+        key=lambda shard: (shard.count, shard.number),
+    )
+
+
+def list_parts(root: Path) -> list[Path]:
+    """List the parts of all shards."""
+    return [
+        path
+        for shard in list_shards(root)
+        for path in list_directory(shard_directory(root, shard))
+        if part_number(path) is not None
+    ]
+
+
+def part_path(shards: Path, name: str) -> Path:
+    """Find a part by the name that an index has for it.
+
+    Parameters
+    ----------
+    shards : Path
+        The directory ``shards`` of the store.
+    name : str
+        Such as ``0-of-2/part-000001-….h5``.
+
+    Raises
+    ------
+    StoreError
+        If the name leads anywhere else.
+    """
+    if not _PART.fullmatch(name):
+        raise StoreError(f"{shards.parent} is refused: {name!r} is no name of a part; it is damaged")
+    return shards / name
+
+
+def fingerprint(records: Iterable[ImageRecord]) -> str:
+    """SHA-256 of all that a source lists, so that shards know whether they saw the same listing.
+
+    Examples
+    --------
+    >>> fingerprint([ImageRecord("a.jpg")]) == fingerprint([ImageRecord("a.jpg", label="ant")])
+    False
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        fields = [record.name, record.label, record.split, record.group, record.size, record.mtime_ns]
+        digest.update(json.dumps([*fields, dict(record.columns)], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def unfinished(root: Path, missing: Sequence[str] = ()) -> StoreError:
+    """Say that a directory store has no index yet, and what would give it one."""
+    shards = list_shards(root)
+    done = [str(shard) for shard in shards if shard_index(root, shard).is_file()]
+    found = f"finished are the shards {', '.join(done)}" if done else "no shard is finished"
+    what = "; ".join(missing) or found
+    return StoreError(
+        f"{root} is not finished: {what}; run the same extraction for every shard of it (--shard I/N)"
+    )

@@ -1,0 +1,200 @@
+"""Rows of a store, wherever they lie: in its one file, or in the parts of a directory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import DamagedStoreError, StoreError
+from featx.files import disk_errors
+from featx.records import LayerInfo
+from featx.store.checking import Region
+from featx.store.directory import part_path
+from featx.store.storefile import StoreFile
+
+__all__ = ["FileRows", "PartRows", "Rows"]
+
+_OPEN_MAPS = 128
+
+
+class Rows(Protocol):
+    """What a reader needs of the rows of a store."""
+
+    def all(self, layer: LayerInfo) -> NDArray[Any]:
+        """All rows in order, of shape (n, dim); a memory map where they lie in one piece."""
+        ...
+
+    def take(self, layer: LayerInfo, index: NDArray[np.int64]) -> NDArray[Any]:
+        """Read some rows, of shape (k, dim), into memory."""
+        ...
+
+
+class FileRows:
+    """Rows in the store's one file."""
+
+    def __init__(self, file: StoreFile) -> None:
+        self._file = file
+        self._regions = {region.layer.name: region for region in file.contents.regions}
+        self._maps: dict[str, NDArray[Any]] = {}
+
+    def all(self, layer: LayerInfo) -> NDArray[Any]:
+        """Map the rows."""
+        self._file.require_open()
+        if layer.name not in self._maps:
+            self._maps[layer.name] = _map(self._file, self._regions[layer.name])
+        return self._maps[layer.name]
+
+    def take(self, layer: LayerInfo, index: NDArray[np.int64]) -> NDArray[Any]:
+        """Copy rows out of the map."""
+        return np.take(np.asarray(self.all(layer)), index, axis=0)
+
+
+class PartRows:
+    """Rows in parts, found by the index of a directory store.
+
+    Parameters
+    ----------
+    path : Path
+        The store, for messages.
+    shards : Path
+        Its directory of that name.
+    index : StoreFile
+        The open index.
+    """
+
+    def __init__(self, path: Path, shards: Path, index: StoreFile) -> None:
+        self.path = path
+        self._shards = shards
+        self._index = index
+        self.names = [str(name) for name in index.read_text("parts/name")]
+        self.checksums = [row.tobytes() for row in index.read("parts/digest")]
+        self.sizes: NDArray[np.int64] = index.read("parts/size")
+        self._rows: NDArray[np.int64] = index.read("parts/rows")
+        self._places: dict[str, NDArray[np.int64]] = {}
+        self._maps: OrderedDict[tuple[int, str], NDArray[Any]] = OrderedDict()
+        self._dtype = np.dtype(index.contents.space.store_dtype).newbyteorder("<")
+
+    def all(self, layer: LayerInfo) -> NDArray[Any]:
+        """Map the rows where one part holds them in order, else read them into memory once."""
+        places = self.places(layer)
+        if not len(places):
+            return np.empty((0, layer.dim), self._dtype)
+        part, first = int(places[0, 0]), int(places[0, 1])
+        if (places[:, 0] == part).all() and (np.diff(places[:, 1]) == 1).all():
+            return self._map(part, layer)[first : first + len(places)]
+        return self._gather(layer, places)
+
+    def take(self, layer: LayerInfo, index: NDArray[np.int64]) -> NDArray[Any]:
+        """Read rows part by part."""
+        return self._gather(layer, self.places(layer)[index])
+
+    def places(self, layer: LayerInfo) -> NDArray[np.int64]:
+        """Give the number of the part and the row in it of each image; shape (n, 2).
+
+        Raises
+        ------
+        DamagedStoreError
+            If one leads outside the parts.
+        """
+        if layer.name not in self._places:
+            places: NDArray[np.int64] = self._index.read(f"places/{layer.name}")
+            part, row = places[:, 0], places[:, 1]
+            inside = (part >= 0) & (part < len(self.names)) & (row >= 0)
+            if not inside.all() or (row >= self._rows[part]).any():
+                raise DamagedStoreError(
+                    f"{self.path} is damaged: its index points outside its parts in {layer.name!r}; "
+                    "extract it again"
+                )
+            self._places[layer.name] = places
+        return self._places[layer.name]
+
+    def missing(self) -> list[str]:
+        """Say which parts are not there, or not of their length; looks at no byte of them."""
+        problems = []
+        for name, size in zip(self.names, self.sizes.tolist(), strict=True):
+            path = part_path(self._shards, name)
+            with disk_errors(path, "read"):
+                try:
+                    there = path.stat().st_size
+                except FileNotFoundError:
+                    problems.append(f"{path} is missing")
+                    continue
+            if there != size:
+                problems.append(f"{path} has {there} bytes instead of {size}")
+        return problems
+
+    def open_part(self, number: int, *, check: bool = False) -> StoreFile:
+        """Open a part and make sure that it is the one that the index means.
+
+        Raises
+        ------
+        StoreError
+            If it is missing.
+        DamagedStoreError
+            If it is another file, or damaged.
+        """
+        path = part_path(self._shards, self.names[number])
+        if not path.exists():
+            raise StoreError(
+                f"{path} is missing, a part of {self.path}; put it back, or run the extraction again, which "
+                "computes its rows"
+            )
+        file = StoreFile(path, check=check)
+        if file.header.digest != self.checksums[number] or file.contents.rows != self._rows[number]:
+            file.close()
+            raise DamagedStoreError(
+                f"{path} is not the part that {self.path} was made with; put that one back, or remove this "
+                "one and run the extraction again"
+            )
+        return file
+
+    def region(self, file: StoreFile, layer: LayerInfo) -> Region:
+        """Find a layer in an open part.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it holds no such layer, or another space.
+        """
+        for region in file.contents.regions:
+            if region.layer == layer and file.contents.space.key == self._index.contents.space.key:
+                return region
+        raise DamagedStoreError(
+            f"{file.path} does not hold the layer {layer.name!r} of {self.path}; remove it and run the "
+            "extraction again"
+        )
+
+    def _gather(self, layer: LayerInfo, places: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(places), layer.dim), self._dtype)
+        for part in np.unique(places[:, 0]).tolist():
+            mine = np.flatnonzero(places[:, 0] == part)
+            out[mine] = self._map(part, layer)[places[mine, 1]]
+        return out
+
+    def _map(self, part: int, layer: LayerInfo) -> NDArray[Any]:
+        self._index.require_open()
+        key = (part, layer.name)
+        if key in self._maps:
+            self._maps.move_to_end(key)
+            return self._maps[key]
+        file = self.open_part(part)
+        try:
+            mapped = _map(file, self.region(file, layer))
+        finally:
+            file.close()
+        if len(self._maps) >= _OPEN_MAPS:
+            self._maps.popitem(last=False)
+        self._maps[key] = mapped
+        return mapped
+
+
+def _map(file: StoreFile, region: Region) -> NDArray[Any]:
+    shape = (region.rows, region.layer.dim)
+    if not region.rows:
+        return np.empty(shape, region.dtype)
+    with disk_errors(file.path, "read"):
+        return np.memmap(file.raw, region.dtype, "r", region.offset, shape)
