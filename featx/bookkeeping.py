@@ -25,8 +25,10 @@ class Bookkeeping:
         Entered.
     records : sequence of ImageRecord
         What is extracted, in order.
+    n_images : int
+        Number of images of the whole source, of which ``records`` may be a shard.
     max_skip : float
-        Share of them that may be skipped.
+        Share of all images that may be skipped.
     strict : bool
         Stop at the first that is.
     on_progress : callable or None
@@ -37,12 +39,14 @@ class Bookkeeping:
         self,
         writer: PartsWriter,
         records: Sequence[ImageRecord],
+        n_images: int,
         max_skip: float,
         strict: bool,
         on_progress: ProgressCallback | None,
     ) -> None:
         self._writer = writer
         self._records = records
+        self._n_images = n_images
         self._max_skip = max_skip
         self._strict = strict
         self._on_progress = on_progress
@@ -103,7 +107,7 @@ class Bookkeeping:
             else:
                 images.append(IndexRow(record, digest))
         self._check(len(skipped))
-        if skipped and not images:
+        if not images and len(self._records) == self._n_images:
             raise TooManySkippedError(
                 f"None of the {len(self._records)} files could be used; the first, "
                 f"{escape_name(skipped[0].name)}: {skipped[0].reason}"
@@ -119,7 +123,7 @@ class Bookkeeping:
     def _check(self, n_skipped: int) -> None:
         for index, reason in self._reasons.items():
             name = self._records[index].name
-            check_skipped(n_skipped, len(self._records), self._max_skip, self._strict, name, reason)
+            check_skipped(n_skipped, self._n_images, self._max_skip, self._strict, name, reason)
             break  # one is enough to be named
 
 

@@ -17,7 +17,7 @@ from featx.bookkeeping import Bookkeeping, check_skipped
 from featx.canaries import check_drift
 from featx.embedding import choose_preprocess, embed, parse_layer, space_of
 from featx.environment import environment, peak_memory_bytes
-from featx.errors import DriftError, FeatxError, UnknownNameError
+from featx.errors import DriftError, FeatxError, NotAStoreError, UnknownNameError
 from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
     ExtractionSummary,
@@ -160,8 +160,9 @@ def extract(
     if before is not None:
         if before.answers:
             for item in before.store.skipped[:1]:
-                n_skipped, n_images = len(before.store.skipped), len(before.store) + len(before.store.skipped)
-                check_skipped(n_skipped, n_images, max_skip, strict, item.name, item.reason)
+                check_skipped(
+                    len(before.store.skipped), len(records), max_skip, strict, item.name, item.reason
+                )
             seconds = time.perf_counter() - started
             before.store.summary = ExtractionSummary(
                 0, len(before.store), len(before.store.skipped), seconds, before.notes
@@ -170,7 +171,8 @@ def extract(
         earlier = before.store
         if earlier.meta["source"] == opened.location and not rehash:
             trusted = trusted_digests(earlier)
-        if earlier.space.backbone == backbone and not holds_all(earlier, mine):
+        lacks = not before.is_complete or not holds_all(earlier, mine)
+        if earlier.space.backbone == backbone and lacks:
             # New images get the layers that the others have; else those layers would be lost.
             specs = specs or [LayerSpec("penultimate")]
             specs += [LayerSpec(layer.node, layer.pool) for layer in earlier.layers]
@@ -207,17 +209,18 @@ def extract(
     if part is None:
         writer = StoreWriter(path, space, network.layers, **options)
     else:
-        writer = DirectoryWriter(path, space, network.layers, shard=part, listing=records, **options)
+        shared: dict[str, Any] = {"shard": part, "listing": records, "check": rehash}
+        writer = DirectoryWriter(path, space, network.layers, **shared, **options)
     with writer:
         stream: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        job = Bookkeeping(writer, mine, max_skip, strict, on_progress)
+        job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
         try:
             _embed_all(network, opened, mine, trusted, writer, job, stream)
         except DriftError:
             if not overwrite:
                 raise
             writer.forget()
-            job = Bookkeeping(writer, mine, max_skip, strict, on_progress)
+            job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
             _embed_all(network, opened, mine, trusted, writer, job, stream)
         images, skipped = job.result()
         if before is not None:
@@ -229,6 +232,8 @@ def extract(
         notes = [*network.notes, *writer.notes]
         if isinstance(writer, DirectoryWriter) and writer.missing:
             notes.append(str(unfinished(path, writer.missing)))
+    for item in result.skipped[:1]:  # shards may have too many only together
+        check_skipped(len(result.skipped), len(records), max_skip, strict, item.name, item.reason)
     result.summary = ExtractionSummary(
         job.computed,
         len(images) - job.computed,
@@ -242,6 +247,10 @@ def extract(
 def _shard_of(store: str | os.PathLike[str], shard: str | tuple[int, int] | Shard | None) -> Shard | None:
     """Give the shard to write; a store that is a directory has at least one, a file has none."""
     asked = parse_shard(shard)
+    if asked is not None and os.path.lexists(store) and not Path(store).is_dir():
+        raise NotAStoreError(
+            f"{store} exists and is no directory, which a store of shards is; choose another output"
+        )
     is_directory = os.fspath(store).endswith(("/", os.sep)) or Path(store).is_dir()
     return Shard(0, 1) if asked is None and is_directory else asked
 

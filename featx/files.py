@@ -25,6 +25,7 @@ __all__ = [
     "TEMPORARY_SUFFIX",
     "PlainFile",
     "disk_errors",
+    "make_directories",
     "publish",
     "remove_temporaries",
     "sync_directory",
@@ -155,6 +156,21 @@ def temporary_path(path: Path) -> Path:
     '.tmp'
     """
     return path.with_name(f"{_stem(path.name)}.{uuid4().hex}{TEMPORARY_SUFFIX}")
+
+
+def make_directories(directory: Path) -> None:
+    """Make a directory and what is missing above it, so that none of them is gone after a power cut.
+
+    Raises
+    ------
+    StoreError
+        For every disk error.
+    """
+    with disk_errors(directory):
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in reversed(missing):
+            sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from featx.records import ImageRecord, LayerSpec, Preprocess, Resize
 from featx.sharding import Shard
 from featx.store.directory import fingerprint, shard_index, unfinished
 from featx.store.indexing import join_shards
+from featx.store.leftovers import clear_leftovers
 from featx.store.reader import FeatureStore
 
 
@@ -24,11 +25,13 @@ from featx.store.reader import FeatureStore
 class Earlier:
     """What an earlier run left: a store, and whether it ``answers`` the request as it is.
 
-    ``notes`` says what its user should hear of, such as shards that are missing.
+    ``is_complete`` says that its parts are all there, ``notes`` what its user should hear of, such as
+    shards that are missing.
     """
 
     store: FeatureStore
     answers: bool = False
+    is_complete: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -58,33 +61,45 @@ def earlier_store(
     rehash : bool
         Believe no size and time.
     """
-    whole = _open_store(path)
-    if whole is not None and not rehash and is_unchanged(whole, request, source, records):
-        return Earlier(whole, answers=True)
+    whole = _open_store(path, check=shard is not None)
+    intact = whole is not None and whole.is_complete and not rehash
+    if whole is not None and intact and is_unchanged(whole.store, request, source, records):
+        return replace(whole, answers=True, notes=clear_leftovers(path, shard))
     if shard is None:
-        return None if whole is None else Earlier(whole)
-    own = _open_store(shard_index(path, shard))
-    if own is None:
-        return None if whole is None else Earlier(whole)
-    same_listing = own.meta["listing"] == fingerprint(records)
-    if rehash or not same_listing or not is_unchanged(own, request, source, mine):
-        return Earlier(own)
+        return whole
+    own = _open_store(shard_index(path, shard), check=True)
+    if own is None or "shard" not in own.store.meta:
+        return whole
+    same_listing = own.store.meta["listing"] == fingerprint(records)
+    if rehash or not own.is_complete or not same_listing:
+        return own
+    if not is_unchanged(own.store, request, source, mine):
+        return own
     missing = join_shards(path, shard.count, ())
+    notes = clear_leftovers(path, shard)
     if missing:
-        return Earlier(own, answers=True, notes=(str(unfinished(path, missing)),))
-    own.close()
-    return Earlier(FeatureStore(path), answers=True)
+        return replace(own, answers=True, notes=(str(unfinished(path, missing)), *notes))
+    joined = FeatureStore(path)
+    lost = _missing_parts(joined)
+    return Earlier(joined, answers=True, notes=(*lost, *notes))
 
 
-def _open_store(path: Path) -> FeatureStore | None:
+def _open_store(path: Path, *, check: bool) -> Earlier | None:
     if not path.exists():
         return None
     try:
-        store = FeatureStore(path)
-        store.require_parts()
+        store = FeatureStore(path, check=check)
     except StoreError:
         return None
-    return store
+    return Earlier(store, is_complete=not _missing_parts(store))
+
+
+def _missing_parts(store: FeatureStore) -> tuple[str, ...]:
+    try:
+        store.require_parts()
+    except StoreError as error:
+        return (str(error),)
+    return ()
 
 
 def describe_request(

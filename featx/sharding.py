@@ -57,7 +57,8 @@ class Shard:
 
     def holds(self, name: str) -> bool:
         """Whether the image of this name belongs to the shard."""
-        place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
+        # Not by os.fsencode, which differs by platform and knows no text that is no file name.
+        place = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big")
         return (place * self.count) >> 64 == self.number
 
     def __str__(self) -> str:
@@ -101,11 +102,11 @@ def parse_shard(text: str | tuple[int, int] | Shard | None) -> Shard | None:
     """
     if text is None or isinstance(text, Shard):
         return text
-    if isinstance(text, tuple):
+    if isinstance(text, tuple) and len(text) == 2 and all(type(number) is int for number in text):
         return Shard(*text)
     if text == "auto":
         return Shard.from_environment(os.environ)
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text) if isinstance(text, str) else None
     if match is None:
         raise FeatxError(f"A shard of {text!r} was given; expected I/N with I from 0 to N - 1, or auto")
     return Shard(int(match[1]), int(match[2]))

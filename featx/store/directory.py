@@ -17,14 +17,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from featx.errors import StoreError
+from featx.errors import NotAStoreError, StoreError
 from featx.records import ImageRecord
 from featx.sharding import Shard
-from featx.store.parts import part_number
 from featx.store.recovery import list_directory
+from featx.store.storefile import StoreFile
 
 __all__ = [
     "fingerprint",
@@ -58,8 +59,27 @@ def shard_index(root: Path, shard: Shard) -> Path:
 
 
 def is_directory_store(path: Path) -> bool:
-    """Whether a directory is a store, finished or not."""
-    return path.is_dir() and (index_path(path).is_file() or bool(list_shards(path)))
+    """Whether a directory is a store, finished or not, or about to become one.
+
+    Raises
+    ------
+    NotAStoreError
+        If its index is something else.
+    """
+    if not path.is_dir():
+        return False
+    index = index_path(path)
+    if index.is_file():
+        try:
+            file = StoreFile(index)
+        except NotAStoreError:
+            raise
+        except StoreError:  # ours, as its first bytes say
+            return True
+        file.close()
+        return file.contents.kind == "index"
+    shards = path / "shards"
+    return bool(list_shards(path)) or not (_visible(path) - {"shards"} or _visible(shards))
 
 
 def list_shards(root: Path) -> list[Shard]:
@@ -77,7 +97,7 @@ def list_parts(root: Path) -> list[Path]:
         path
         for shard in list_shards(root)
         for path in list_directory(shard_directory(root, shard))
-        if part_number(path) is not None
+        if _PART.fullmatch(f"{path.parent.name}/{path.name}")
     ]
 
 
@@ -118,10 +138,24 @@ def fingerprint(records: Iterable[ImageRecord]) -> str:
 
 def unfinished(root: Path, missing: Sequence[str] = ()) -> StoreError:
     """Say that a directory store has no index yet, and what would give it one."""
-    shards = list_shards(root)
-    done = [str(shard) for shard in shards if shard_index(root, shard).is_file()]
-    found = f"finished are the shards {', '.join(done)}" if done else "no shard is finished"
-    what = "; ".join(missing) or found
+    if not missing:
+        missing = _missing_shards(root)
+    what = "; ".join(missing) if missing else "its shards are there, but not joined"
     return StoreError(
         f"{root} is not finished: {what}; run the same extraction for every shard of it (--shard I/N)"
     )
+
+
+def _missing_shards(root: Path) -> list[str]:
+    """Name the shards without an index, of the number of shards of which most are there."""
+    there = {shard for shard in list_shards(root) if shard_index(root, shard).is_file()}
+    counts = Counter(shard.count for shard in (there or list_shards(root)))
+    if not counts:
+        return ["no shard was extracted"]
+    count = counts.most_common(1)[0][0]
+    missing = [Shard(number, count) for number in range(count)]
+    return [f"shard {shard} is missing" for shard in missing if shard not in there]
+
+
+def _visible(directory: Path) -> set[str]:
+    return {entry.name for entry in list_directory(directory) if not entry.name.startswith(".")}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featx.errors import NotAStoreError, StoreError
-from featx.files import disk_errors, remove_temporaries, sync_directory
+from featx.files import disk_errors, make_directories, remove_temporaries
 from featx.records import ImageRecord, LayerInfo, SkippedImage, Space
 from featx.sharding import Shard
 from featx.store.directory import (
@@ -34,6 +34,7 @@ from featx.store.recovery import (
 )
 from featx.store.schema import IndexRow, digest_rows, root_attributes
 from featx.store.storefile import StoreFile
+from featx.store.userblock import NewerFormatError
 
 __all__ = ["DirectoryWriter"]
 
@@ -50,6 +51,9 @@ class DirectoryWriter(PartsWriter):
         Which shard this is; ``Shard(0, 1)`` for the whole.
     listing : sequence of ImageRecord
         All images of the source, those of other shards too.
+    check : bool, default=False
+        Hash the parts that are found. Nothing is copied from them, so that a flipped bit spreads
+        nowhere and `verify` finds it; with this it is found now, and its rows are computed again.
 
     Attributes
     ----------
@@ -65,9 +69,11 @@ class DirectoryWriter(PartsWriter):
         *,
         shard: Shard,
         listing: Sequence[ImageRecord],
+        check: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(Path(os.path.realpath(path)), space, layers, **options)
+        self.check = check
         self.shard = shard
         self.listing = listing
         self.missing: list[str] = []
@@ -89,15 +95,11 @@ class DirectoryWriter(PartsWriter):
             raise NotAStoreError(
                 f"{self.path} exists and is no directory, which a store of shards is; choose another output"
             )
-        if list_directory(self.path) and not is_directory_store(self.path):
+        if os.path.lexists(self.path) and not is_directory_store(self.path):
             raise NotAStoreError(
                 f"{self.path} holds other files and is no store; choose another output, or an empty directory"
             )
-        with disk_errors(self.parts_directory):
-            self.parts_directory.mkdir(parents=True, exist_ok=True)
-            sync_directory(self.parts_directory.parent)
-            sync_directory(self.path)
-            sync_directory(self.path.parent)
+        make_directories(self.parts_directory)
 
     def _recover(self) -> None:
         own = shard_index(self.path, self.shard)
@@ -106,16 +108,17 @@ class DirectoryWriter(PartsWriter):
         entries = list_directory(self.parts_directory)
         remove_part_temporaries(entries)
         self._next_number = 1 + max((part_number(path) or 0 for path in entries), default=0)
+        is_ours = False
         for path in (index_path(self.path), own):
-            self._look_at(path)
+            is_ours = self._look_at(path) or is_ours
         # What overwrites uses no row of the finished store, but those of its own unfinished run.
         finished = self._finished_parts() if self.overwrite else set()
-        # Nothing is copied from a part, so that a flipped bit stays where `verify` finds it.
-        options: dict[str, Any] = {"check": False, "overwrite": self.overwrite, "notes": self.notes}
+        # Where an index is of this space, parts of another one are what an overwrite has left.
+        options: dict[str, Any] = {"check": self.check, "overwrite": self.overwrite or is_ours}
         paths = [path for path in list_parts(self.path) if path not in finished]
-        sources, others = open_parts(paths, self.space, self.layers, **options)
+        sources, _ = open_parts(paths, self.space, self.layers, notes=self.notes, **options)
         self._index.sources.extend(sources)
-        self._obsolete = [*finished, *others]
+        self._obsolete = list(finished)
 
     def finish(
         self, images: Sequence[IndexRow], skipped: Sequence[SkippedImage], provenance: Mapping[str, Any]
@@ -168,9 +171,9 @@ class DirectoryWriter(PartsWriter):
         return target if self.missing else self.path
 
     def forget(self) -> None:
-        """Give up the rows that were found; parts of other shards go when the store is whole."""
+        """Give up the rows that were found; their parts, which others may use, go when the store is whole."""
         self._obsolete += [source.path for source in self._index.sources]
-        super().forget()
+        self._forget_rows()
 
     def _finished_parts(self) -> set[Path]:
         index = index_path(self.path)
@@ -178,8 +181,7 @@ class DirectoryWriter(PartsWriter):
             return set()
         try:
             file = StoreFile(index)
-        except StoreError as error:
-            self.notes.append(f"{error}; it is replaced")
+        except StoreError:  # of which `_look_at` has told
             return set()
         try:
             return {part_path(self.path / "shards", str(name)) for name in file.read_text("parts/name")}
@@ -192,17 +194,22 @@ class DirectoryWriter(PartsWriter):
         with disk_errors(source.path, "read"):
             return PartEntry(name, source.checksum, len(source.digests), source.path.stat().st_size)
 
-    def _look_at(self, path: Path) -> None:
+    def _look_at(self, path: Path) -> bool:
         """Refuse an index of another space; remember its layers, which are kept where they can be."""
-        if self.overwrite or not path.is_file():
-            return
+        if not path.is_file():
+            return False
         try:
-            file = StoreFile(path)
+            file = StoreFile(path, check=True)
+        except NewerFormatError:
+            raise
         except StoreError as error:
-            self.notes.append(f"{error}; its rows are found by their parts")
-            return
+            self.notes.append(f"{error}; it is made anew, and the rows are found by their parts")
+            return False
         try:
+            if self.overwrite:
+                return False
             refuse_other_space(self.path, file.contents.space, self.space)
             self._kept = file.contents.layers
+            return True
         finally:
             file.close()

@@ -70,7 +70,10 @@ def export(store: FeatureStore, path: Path, *, overwrite: bool = False) -> Path:
         raise UnknownNameError("export format", suffix or path.name, (*writers, ".h5"))
     if os.path.lexists(path) and not overwrite:
         raise StoreError(f"{path} exists; choose another output or remove it")
-    if path.exists() and path.samefile(store.path):
+    target, holder = Path(os.path.realpath(path)), Path(os.path.realpath(store.path))
+    if target == holder or (
+        store.n_parts and target.is_relative_to(holder if holder.is_dir() else holder.parent)
+    ):
         raise StoreError(f"{path} is the store itself; choose another output")
     if suffix == ".h5":
         _write_store(store, path)

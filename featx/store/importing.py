@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError
-from featx.files import disk_errors
+from featx.files import make_directories
 from featx.records import ImageRecord, LayerInfo, Space, StoreDtype, escape_name
 from featx.store.locking import WriterLock
 from featx.store.schema import (
@@ -93,8 +93,7 @@ def write_arrays(
     space = Space("import", backbone, {"digest": _digest(layers, blocks)}, {}, "none", "fp32", store_dtype)
     path = Path(os.path.realpath(path))
     _refuse(path, overwrite)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_directories(path.parent)
     lock = WriterLock(path)
     lock.acquire()
     try:

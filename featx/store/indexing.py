@@ -17,14 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.errors import DamagedStoreError, StoreError
 from featx.files import disk_errors, remove_temporaries
-from featx.records import LayerInfo, SkippedImage
+from featx.records import LayerInfo, SkippedImage, Space
 from featx.sharding import Shard
-from featx.store.directory import index_path, list_shards, part_path, shard_index
+from featx.store.directory import index_path, list_parts, list_shards, part_path, shard_index
 from featx.store.locking import WriterLock
 from featx.store.schema import IndexRow, Table, encode_text, images_table, root_attributes, skipped_table
 from featx.store.skeleton import write_file
 from featx.store.storefile import StoreFile
+from featx.store.userblock import NewerFormatError
 
 __all__ = ["PartEntry", "join_shards", "layers_attribute", "write_shard_index"]
 
@@ -120,18 +122,23 @@ def join_shards(root: Path, count: int, obsolete: Iterable[Path]) -> list[str]:
             with disk_errors(target):
                 remove_temporaries(target)
             files = []
+            damaged = {}
             for number in range(count):
                 path = shard_index(root, Shard(number, count))
                 if path.is_file():
-                    files.append(StoreFile(path, check=True))
+                    try:
+                        files.append(StoreFile(path, check=True))
+                    except DamagedStoreError as error:
+                        damaged[number] = str(error)
+                        continue
                     stack.callback(files[-1].close)
-            missing = _missing(files, count)
+            missing = _missing(files, count, damaged)
             if missing:
                 return missing
             shards = [file.header.digest.hex() for file in files]
             if not _is_joined(target, shards):
                 _join(target, files, shards, lock)
-        for path in _outdated(root, count, obsolete, _parts_of(target)):
+        for path in _outdated(root, count, obsolete, target):
             with disk_errors(path):
                 path.unlink(missing_ok=True)
         return []
@@ -139,15 +146,15 @@ def join_shards(root: Path, count: int, obsolete: Iterable[Path]) -> list[str]:
         lock.release()
 
 
-def _missing(files: Sequence[StoreFile], count: int) -> list[str]:
+def _missing(files: Sequence[StoreFile], count: int, damaged: Mapping[int, str]) -> list[str]:
     """Say which shards are not there, or are of another listing, space or set of layers than the newest."""
-    by_shard = {file.contents.meta["shard"]: file for file in files}
-    newest = max(files, key=lambda file: os.fstat(file.raw.fileno()).st_mtime_ns, default=None)
+    by_shard = {file.contents.meta.get("shard"): file for file in files if _is_of_its_folder(file)}
+    newest = max(by_shard.values(), key=lambda file: os.fstat(file.raw.fileno()).st_mtime_ns, default=None)
     missing = []
     for number in range(count):
         file = by_shard.get(f"{number}/{count}")
         if file is None:
-            missing.append(f"shard {number}/{count} is missing")
+            missing.append(f"shard {number}/{count} is {'damaged' if number in damaged else 'missing'}")
         elif newest is not None:
             ours, theirs = file.contents, newest.contents
             if ours.space.key != theirs.space.key:
@@ -159,10 +166,20 @@ def _missing(files: Sequence[StoreFile], count: int) -> list[str]:
     return missing
 
 
+def _is_of_its_folder(file: StoreFile) -> bool:
+    shard = file.contents.meta.get("shard")
+    return isinstance(shard, str) and file.path.parent.name == shard.replace("/", "-of-")
+
+
 def _is_joined(target: Path, shards: list[str]) -> bool:
     if not target.is_file():
         return False
-    file = StoreFile(target)
+    try:
+        file = StoreFile(target, check=True)
+    except NewerFormatError:
+        raise
+    except DamagedStoreError:  # its shards have all that it had
+        return False
     try:
         return bool(file.contents.meta.get("provenance", {}).get("shards") == shards)
     finally:
@@ -226,17 +243,27 @@ def _reordered(files: Sequence[StoreFile], group: str, order: NDArray[np.int64])
     return table
 
 
-def _parts_of(target: Path) -> set[Path]:
+def _outdated(root: Path, count: int, obsolete: Iterable[Path], target: Path) -> list[Path]:
+    """List what nobody needs beside a new index: indexes of other counts, obsolete parts, other spaces."""
     file = StoreFile(target)
     try:
-        return {part_path(target.parent / "shards", str(name)) for name in file.read_text("parts/name")}
+        used = {part_path(root / "shards", str(name)) for name in file.read_text("parts/name")}
+        space = file.contents.space
     finally:
         file.close()
-
-
-def _outdated(root: Path, count: int, obsolete: Iterable[Path], used: set[Path]) -> list[Path]:
+    unused = [path for path in list_parts(root) if path not in used]
+    theirs = set(obsolete) | {path for path in unused if _is_of_another_space(path, space)}
     others = [shard_index(root, shard) for shard in list_shards(root) if shard.count != count]
-    return [*others, *(path for path in obsolete if path not in used)]
+    return [*others, *(path for path in unused if path in theirs)]
+
+
+def _is_of_another_space(part: Path, space: Space) -> bool:
+    try:
+        file = StoreFile(part)
+    except StoreError:  # the next writer sees to it
+        return False
+    file.close()
+    return file.contents.space.key != space.key
 
 
 def _write(

@@ -13,7 +13,7 @@ from featx.errors import DamagedStoreError, StoreError
 from featx.files import disk_errors
 from featx.records import LayerInfo
 from featx.store.checking import Region
-from featx.store.directory import part_path
+from featx.store.directory import list_shards, part_path, shard_index
 from featx.store.storefile import StoreFile
 
 __all__ = ["FileRows", "PartRows", "Rows"]
@@ -111,6 +111,14 @@ class PartRows:
                 )
             self._places[layer.name] = places
         return self._places[layer.name]
+
+    def shard_indexes(self) -> list[Path]:
+        """List the indexes of the shards that this index was joined from; none for that of one shard."""
+        if "shard" in self._index.contents.meta:
+            return []
+        root = self._shards.parent
+        paths = (shard_index(root, shard) for shard in list_shards(root))
+        return [path for path in paths if path.is_file()]
 
     def missing(self) -> list[str]:
         """Say which parts are not there, or not of their length; looks at no byte of them."""

@@ -253,6 +253,9 @@ class PartsWriter(ABC):
             if source.path.parent == self.parts_directory:
                 with disk_errors(source.path):
                     source.path.unlink(missing_ok=True)
+        self._forget_rows()
+
+    def _forget_rows(self) -> None:
         self._index.sources.clear()
         self.known = set()
         self.earlier_seconds = 0.0

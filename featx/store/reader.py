@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DamagedStoreError, NotAStoreError, StoreError, UnknownNameError
 from featx.records import LayerInfo, ProgressCallback, Space
-from featx.store.directory import index_path, is_directory_store, unfinished
+from featx.store.directory import index_path, is_directory_store, list_shards, unfinished
 from featx.store.imageindex import ImageIndex
 from featx.store.partrows import FileRows, PartRows, Rows
 from featx.store.parts import part_number
@@ -28,7 +28,8 @@ class FeatureStore(ImageIndex):
 
     Opening reads the user block and walks the structure; the index and the embeddings are read when
     they are asked for. Rows are in the same order everywhere. A store that is replaced while it is
-    open stays what it was.
+    open stays what it was; of a directory that is overwritten, rows that were not read may be gone,
+    which is an error then.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ class FeatureStore(ImageIndex):
             )
         self._rows: Rows = FileRows(self._file)
         if contents.kind == "index":
-            folder = self._file.path.parent
+            folder = Path(os.path.realpath(self._file.path)).parent
             # The index of a shard lies in shards/I-of-N, beside the other shards.
             shards = folder.parent if "shard" in contents.meta else folder / "shards"
             self._rows = PartRows(self.path, shards, self._file)
@@ -330,9 +331,15 @@ def _file_of(path: Path) -> Path:
             _refuse_unfinished_file(path)
         return path
     index = index_path(path)
-    if not index.is_file() and is_directory_store(path):
-        raise unfinished(path)
-    return index if index.is_file() else path
+    if not is_directory_store(path):
+        return path
+    if not index.is_file():
+        raise (
+            unfinished(path)
+            if list_shards(path)
+            else StoreError(f"{path} is empty; give the path of a store")
+        )
+    return index
 
 
 def _refuse_unfinished_file(path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import FeatxError
+from featx.errors import DamagedStoreError, FeatxError
 from featx.files import disk_errors
 from featx.records import Progress, ProgressCallback
 from featx.store.checking import Region
@@ -106,7 +107,9 @@ def _not_finite(file: StoreFile, region: Region) -> list[str]:
 
 
 def _check_parts(store: FeatureStore, rows: PartRows, finished: Callable[[int], None]) -> list[str]:
-    problems: list[str] = []
+    problems = [
+        problem for path in rows.shard_indexes() for problem in _attempt(partial(_check_index_file, path))
+    ]
     places = {layer.name: rows.places(layer) for layer in store.layers}
     for number in range(len(rows.names)):
         problems += _attempt(partial(_check_part, store, rows, number, places))
@@ -114,10 +117,18 @@ def _check_parts(store: FeatureStore, rows: PartRows, finished: Callable[[int], 
     return problems
 
 
+def _check_index_file(path: Path) -> list[str]:
+    StoreFile(path, check=True).close()
+    return []
+
+
 def _check_part(
     store: FeatureStore, rows: PartRows, number: int, places: Mapping[str, NDArray[np.int64]]
 ) -> list[str]:
-    file = rows.open_part(number, check=True)
+    try:
+        file = rows.open_part(number, check=True)
+    except DamagedStoreError as error:
+        return [f"{error}; of a part: remove it, or extract with --rehash, and its rows are computed again"]
     try:
         problems: list[str] = []
         digests = file.read("rows/digest")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from featx.errors import DamagedStoreError, NotAStoreError
-from featx.files import disk_errors, remove_temporaries, sync_directory
+from featx.files import disk_errors, make_directories, remove_temporaries
 from featx.records import LayerInfo, SkippedImage, Space
 from featx.store.gathering import OpenFiles, gather
 from featx.store.locking import WriterLock
@@ -74,8 +74,7 @@ class StoreWriter(PartsWriter):
 
     def _prepare(self) -> None:
         self._refuse_foreign()
-        with disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_directories(self.path.parent)
 
     def _recover(self) -> None:
         self._refuse_foreign()
@@ -92,9 +91,7 @@ class StoreWriter(PartsWriter):
             self.notes.append(f"{path} is of another space and was removed")
             with disk_errors(path):
                 path.unlink()
-        with disk_errors(self.parts_directory):
-            self.parts_directory.mkdir(exist_ok=True)
-            sync_directory(self.parts_directory.parent)
+        make_directories(self.parts_directory)
 
     def _leave(self) -> None:
         with suppress(OSError):  # it holds parts, or is gone
