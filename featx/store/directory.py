@@ -130,9 +130,10 @@ def fingerprint(records: Iterable[ImageRecord]) -> str:
     False
     """
     digest = hashlib.sha256()
+    encode = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make one for each image
     for record in records:
         fields = [record.name, record.label, record.split, record.group, record.size, record.mtime_ns]
-        digest.update(json.dumps([*fields, dict(record.columns)], sort_keys=True).encode())
+        digest.update(encode([*fields, dict(record.columns)]).encode())
     return digest.hexdigest()
 
 

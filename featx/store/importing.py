@@ -15,6 +15,7 @@ from featx.errors import StoreError
 from featx.files import make_directories
 from featx.records import ImageRecord, LayerInfo, Space, StoreDtype, escape_name
 from featx.store.locking import WriterLock
+from featx.store.rounding import finite_rows
 from featx.store.schema import (
     DIGEST_SIZE,
     IndexRow,
@@ -79,7 +80,7 @@ def write_arrays(
         for start in range(0, count, _BLOCK_ROWS):
             with np.errstate(over="ignore"):
                 block = np.ascontiguousarray(values[start : start + _BLOCK_ROWS], dtype=dtype)
-            bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+            bad = np.flatnonzero(~finite_rows(block))
             if len(bad):
                 raise StoreError(
                     f"Row {start + int(bad[0])} of layer {layer.name!r} holds NaN, infinity or more than "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from featx.store.storefile import StoreFile
 __all__ = ["FileRows", "PartRows", "Rows"]
 
 _OPEN_MAPS = 128
+_LONG_RUN = 8
+"""Rows that follow each other in a part, on average, from which copying run by run is faster."""
 
 
 class Rows(Protocol):
@@ -178,9 +181,19 @@ class PartRows:
 
     def _gather(self, layer: LayerInfo, places: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty((len(places), layer.dim), self._dtype)
-        for part in np.unique(places[:, 0]).tolist():
-            mine = np.flatnonzero(places[:, 0] == part)
-            out[mine] = self._map(part, layer)[places[mine, 1]]
+        if not len(places):
+            return out
+        part, row = places[:, 0], places[:, 1]
+        breaks = np.flatnonzero((np.diff(part) != 0) | (np.diff(row) != 1)) + 1
+        if len(breaks) <= len(places) // _LONG_RUN:
+            for first, last in pairwise([0, *breaks.tolist(), len(places)]):
+                start = int(row[first])
+                out[first:last] = self._map(int(part[first]), layer)[start : start + last - first]
+            return out
+        order = np.argsort(part, kind="stable")
+        edges = np.flatnonzero(np.diff(part[order])) + 1
+        for mine in np.split(order, edges):
+            out[mine] = self._map(int(part[mine[0]]), layer)[row[mine]]
         return out
 
     def _map(self, part: int, layer: LayerInfo) -> NDArray[Any]:

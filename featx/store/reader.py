@@ -333,13 +333,11 @@ def _file_of(path: Path) -> Path:
     index = index_path(path)
     if not is_directory_store(path):
         return path
-    if not index.is_file():
-        raise (
-            unfinished(path)
-            if list_shards(path)
-            else StoreError(f"{path} is empty; give the path of a store")
-        )
-    return index
+    if index.is_file():
+        return index
+    if list_shards(path):
+        raise unfinished(path)
+    return path
 
 
 def _refuse_unfinished_file(path: Path) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from featx.errors import OverflowStoreError, StoreError
 
-__all__ = ["MOST_LOST", "round_rows", "share_lost"]
+__all__ = ["MOST_LOST", "finite_rows", "round_rows", "share_lost"]
 
 MOST_LOST = 0.01
 """Relative error of a row beyond which it is not stored; a normal float16 number is off by 2⁻¹¹ at most."""
@@ -70,7 +70,9 @@ def round_rows(
             f"Layer {layer!r} of image {_digest(digests, ~finite)} holds NaN or infinity; "
             "skip this image instead"
         )
-    lost = share_lost(values, dtype) > MOST_LOST
+    lost = np.zeros(len(values), np.bool_)
+    doubtful = np.flatnonzero(~_is_safe(values, dtype))
+    lost[doubtful] = share_lost(values[doubtful], dtype) > MOST_LOST
     if lost.any():
         row = np.abs(values[int(lost.argmax())])
         limits = np.finfo(dtype)
@@ -80,6 +82,44 @@ def round_rows(
             f"{float(limits.max):.6g}); use --store-dtype float32"
         )
     return np.array(values, dtype=dtype, order="C")
+
+
+def _is_safe(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+    """Find rows that lose less than :data:`MOST_LOST` for sure, at a tenth of the cost of the exact share.
+
+    A value in range is off by at most eps of itself, or by half the smallest subnormal number; of a row
+    of d values the latter is at most sqrt(d) times that, in the L2 norm.
+    """
+    if values.dtype == dtype:
+        return np.ones(len(values), np.bool_)
+    limits = np.finfo(dtype)
+    norm = np.sqrt(np.einsum("ij,ij->i", values, values))
+    least = np.sqrt(values.shape[1]) * float(limits.smallest_subnormal) / 2 / (MOST_LOST - float(limits.eps))
+    largest = float(limits.max)
+    fits = (values.max(axis=1) <= largest) & (values.min(axis=1) >= -largest)
+    return np.asarray(fits & (norm >= least))
+
+
+def finite_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Whether each row is finite; of float16 by its bits, since NumPy looks at those one by one.
+
+    Parameters
+    ----------
+    rows : ndarray of float16 or float32, (n, dim)
+
+    Returns
+    -------
+    ndarray of bool, (n,)
+
+    Examples
+    --------
+    >>> finite_rows(np.array([[1, -2], [np.inf, 0], [0, np.nan]], np.float16))
+    array([ True, False, False])
+    """
+    if rows.dtype != np.dtype("<f2"):
+        return np.asarray(np.isfinite(rows).all(axis=1))
+    exponents = rows.view("<u2") & np.uint16(0x7C00)
+    return np.asarray((exponents != 0x7C00).all(axis=1))
 
 
 def _digest(digests: NDArray[np.uint8], which: NDArray[np.bool_]) -> str:

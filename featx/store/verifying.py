@@ -15,6 +15,7 @@ from featx.files import disk_errors
 from featx.records import Progress, ProgressCallback
 from featx.store.checking import Region
 from featx.store.partrows import PartRows, Rows
+from featx.store.rounding import finite_rows
 from featx.store.storefile import StoreFile
 from featx.store.userblock import check_bytes
 
@@ -86,7 +87,8 @@ def _check_file(file: StoreFile, advance: Callable[[int], None]) -> list[str]:
 def _check_index(store: FeatureStore) -> list[str]:
     if len(set(store.names)) != len(store):
         return [f"{store.path} is damaged: a name stands twice; extract it again"]
-    if len(store.records) != len(store) or len(store.phashes) != len(store.digests):
+    columns = (store.y, store.splits, store.groups, store.sizes, store.mtimes_ns, *store.columns.values())
+    if any(len(values) != len(store) for values in (*columns, store.phashes, store.digests)):
         return [f"{store.path} is damaged: its index is incomplete; extract it again"]
     if not all(item.reason for item in store.skipped):
         return [f"{store.path} is damaged: an image is skipped without a reason; extract it again"]
@@ -96,7 +98,7 @@ def _check_index(store: FeatureStore) -> list[str]:
 def _not_finite(file: StoreFile, region: Region) -> list[str]:
     start = 0
     for block in file.blocks(region):
-        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        bad = np.flatnonzero(~finite_rows(block))
         if len(bad):
             return [
                 f"{file.path} is damaged: row {start + int(bad[0])} of {region.layer.name!r} is not finite; "
