@@ -107,11 +107,6 @@ class Bookkeeping:
             else:
                 images.append(IndexRow(record, digest))
         self._check(len(skipped))
-        if not images and len(self._records) == self._n_images:
-            raise TooManySkippedError(
-                f"None of the {len(self._records)} files could be used; the first, "
-                f"{escape_name(skipped[0].name)}: {skipped[0].reason}"
-            )
         return images, skipped
 
     def _skip(self, index: int, digest: bytes, reason: str) -> None:
@@ -137,10 +132,14 @@ def check_skipped(
     ImageError
         If ``strict``.
     TooManySkippedError
-        If they are more than ``max_skip`` of all.
+        If they are more than ``max_skip`` of all, or all.
     """
     if strict:
         raise ImageError(f"{escape_name(name)}: {reason} (without --strict it would be skipped)")
+    if n_skipped == n_images:
+        raise TooManySkippedError(
+            f"None of the {n_images} files could be used; the first, {escape_name(name)}: {reason}"
+        )
     if n_skipped > max_skip * n_images:
         raise TooManySkippedError(
             f"{n_skipped} of {n_images} images cannot be used, more than --max-skip {max_skip:g} allows; "

@@ -159,18 +159,11 @@ def temporary_path(path: Path) -> Path:
 
 
 def make_directories(directory: Path) -> None:
-    """Make a directory and what is missing above it, so that none of them is gone after a power cut.
-
-    Raises
-    ------
-    StoreError
-        For every disk error.
-    """
-    with disk_errors(directory):
-        missing = [path for path in (directory, *directory.parents) if not path.exists()]
-        directory.mkdir(parents=True, exist_ok=True)
-        for path in reversed(missing):
-            sync_directory(path.parent)
+    """Make a directory and what is missing above it, so that none of them is gone after a power cut."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -42,7 +42,14 @@ FIELDS = {
     "store_dtype": "float16",
     "format": 1,
 }
-MISSING = object()
+
+
+class _Missing:
+    def __repr__(self):
+        return "missing"
+
+
+MISSING = _Missing()
 
 # Field, what it becomes, and how the message names the two values.
 OTHERS = [

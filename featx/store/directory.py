@@ -124,6 +124,8 @@ def part_path(shards: Path, name: str) -> Path:
 def fingerprint(records: Iterable[ImageRecord]) -> str:
     """SHA-256 of all that a source lists, so that shards know whether they saw the same listing.
 
+    Without the times of change, which machines with copies of their own do not share.
+
     Examples
     --------
     >>> fingerprint([ImageRecord("a.jpg")]) == fingerprint([ImageRecord("a.jpg", label="ant")])
@@ -132,7 +134,7 @@ def fingerprint(records: Iterable[ImageRecord]) -> str:
     digest = hashlib.sha256()
     encode = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make one for each image
     for record in records:
-        fields = [record.name, record.label, record.split, record.group, record.size, record.mtime_ns]
+        fields = [record.name, record.label, record.split, record.group, record.size]
         digest.update(encode([*fields, dict(record.columns)]).encode())
     return digest.hexdigest()
 

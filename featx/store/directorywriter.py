@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,7 +100,8 @@ class DirectoryWriter(PartsWriter):
             raise NotAStoreError(
                 f"{self.path} holds other files and is no store; choose another output, or an empty directory"
             )
-        make_directories(self.parts_directory)
+        with disk_errors(self.path):
+            make_directories(self.parts_directory)
 
     def _recover(self) -> None:
         own = shard_index(self.path, self.shard)
@@ -108,17 +110,41 @@ class DirectoryWriter(PartsWriter):
         entries = list_directory(self.parts_directory)
         remove_part_temporaries(entries)
         self._next_number = 1 + max((part_number(path) or 0 for path in entries), default=0)
-        is_ours = False
-        for path in (index_path(self.path), own):
-            is_ours = self._look_at(path) or is_ours
-        # What overwrites uses no row of the finished store, but those of its own unfinished run.
-        finished = self._finished_parts() if self.overwrite else set()
-        # Where an index is of this space, parts of another one are what an overwrite has left.
-        options: dict[str, Any] = {"check": self.check, "overwrite": self.overwrite or is_ours}
-        paths = [path for path in list_parts(self.path) if path not in finished]
-        sources, _ = open_parts(paths, self.space, self.layers, notes=self.notes, **options)
-        self._index.sources.extend(sources)
+        joined = self._look_at(index_path(self.path), is_ours=False)
+        mine = self._look_at(own, is_ours=joined is not None)
+        self._kept = (mine or joined or _NOTHING).layers
+        sources, others = open_parts(
+            self._parts_to_use(),
+            self.space,
+            self.layers,
+            check=self.check,
+            is_outdated=partial(self._is_outdated, joined),
+            notes=self.notes,
+        )
+        # Rows that the index refers to come first, before others that may have been given up.
+        self._index.sources.extend(
+            sorted(sources, key=lambda source: source.path not in (mine or _NOTHING).parts)
+        )
+        self._obsolete += [path for path in others if joined is None or path not in joined.parts]
+
+    def _parts_to_use(self) -> list[Path]:
+        """List the parts; what overwrites uses none of the finished store, but of its own unfinished run."""
+        finished = _read_index(index_path(self.path)).parts if self.overwrite else frozenset()
         self._obsolete = list(finished)
+        return [path for path in list_parts(self.path) if path not in finished]
+
+    def _is_outdated(self, joined: _Found | None, part: Path) -> bool:
+        """Whether a part of another space was overwritten, and is not itself what overwrites.
+
+        The former are older than the joined index of this space. One under a name that this index has
+        was put there by mistake.
+        """
+        if self.overwrite or joined is None:
+            return self.overwrite
+        if part in joined.parts:
+            return True
+        with disk_errors(part, "read"):
+            return part.stat().st_mtime_ns < index_path(self.path).stat().st_mtime_ns
 
     def finish(
         self, images: Sequence[IndexRow], skipped: Sequence[SkippedImage], provenance: Mapping[str, Any]
@@ -175,41 +201,56 @@ class DirectoryWriter(PartsWriter):
         self._obsolete += [source.path for source in self._index.sources]
         self._forget_rows()
 
-    def _finished_parts(self) -> set[Path]:
-        index = index_path(self.path)
-        if not index.is_file():
-            return set()
-        try:
-            file = StoreFile(index)
-        except StoreError:  # of which `_look_at` has told
-            return set()
-        try:
-            return {part_path(self.path / "shards", str(name)) for name in file.read_text("parts/name")}
-        finally:
-            file.close()
-
     def _entry(self, number: int) -> PartEntry:
         source = self._index.sources[number]
         name = f"{source.path.parent.name}/{source.path.name}"
         with disk_errors(source.path, "read"):
             return PartEntry(name, source.checksum, len(source.digests), source.path.stat().st_size)
 
-    def _look_at(self, path: Path) -> bool:
-        """Refuse an index of another space; remember its layers, which are kept where they can be."""
+    def _look_at(self, path: Path, *, is_ours: bool) -> _Found | None:
+        """Read an index of this space, and refuse one of another, unless that is known to be outdated."""
         if not path.is_file():
-            return False
+            return None
         try:
-            file = StoreFile(path, check=True)
+            found = _read_index(path, check=True)
         except NewerFormatError:
             raise
         except StoreError as error:
             self.notes.append(f"{error}; it is made anew, and the rows are found by their parts")
-            return False
-        try:
-            if self.overwrite:
-                return False
-            refuse_other_space(self.path, file.contents.space, self.space)
-            self._kept = file.contents.layers
-            return True
-        finally:
-            file.close()
+            return None
+        if self.overwrite:
+            return None
+        if found.space is not None and found.space.key != self.space.key:
+            if is_ours:
+                return None
+            refuse_other_space(self.path, found.space, self.space)
+        return found
+
+
+class _Found(NamedTuple):
+    space: Space | None = None
+    layers: tuple[LayerInfo, ...] = ()
+    parts: frozenset[Path] = frozenset()
+
+
+_NOTHING = _Found()
+
+
+def _read_index(path: Path, *, check: bool = False) -> _Found:
+    """Read what a writer needs of an index; without ``check``, nothing of one that cannot be read."""
+    if not path.is_file():
+        return _NOTHING
+    try:
+        file = StoreFile(path, check=check)
+    except StoreError:
+        if check:
+            raise
+        return _NOTHING
+    try:
+        if file.contents.kind != "index":
+            return _NOTHING
+        shards = path.parent.parent if "shard" in file.contents.meta else path.parent / "shards"
+        parts = frozenset(part_path(shards, str(name)) for name in file.read_text("parts/name"))
+        return _Found(file.contents.space, file.contents.layers, parts)
+    finally:
+        file.close()

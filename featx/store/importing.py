@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError
-from featx.files import make_directories
+from featx.files import disk_errors, make_directories
 from featx.records import ImageRecord, LayerInfo, Space, StoreDtype, escape_name
 from featx.store.locking import WriterLock
 from featx.store.rounding import finite_rows
@@ -94,7 +94,8 @@ def write_arrays(
     space = Space("import", backbone, {"digest": _digest(layers, blocks)}, {}, "none", "fp32", store_dtype)
     path = Path(os.path.realpath(path))
     _refuse(path, overwrite)
-    make_directories(path.parent)
+    with disk_errors(path):
+        make_directories(path.parent)
     lock = WriterLock(path)
     lock.acquire()
     try:

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DamagedStoreError, StoreError
+from featx.errors import DamagedStoreError, NotAStoreError
 from featx.files import disk_errors, remove_temporaries
-from featx.records import LayerInfo, SkippedImage, Space
+from featx.records import LayerInfo, SkippedImage
 from featx.sharding import Shard
-from featx.store.directory import index_path, list_parts, list_shards, part_path, shard_index
+from featx.store.directory import index_path, list_shards, part_path, shard_index
 from featx.store.locking import WriterLock
 from featx.store.schema import IndexRow, Table, encode_text, images_table, root_attributes, skipped_table
 from featx.store.skeleton import write_file
@@ -128,10 +128,13 @@ def join_shards(root: Path, count: int, obsolete: Iterable[Path]) -> list[str]:
                 if path.is_file():
                     try:
                         files.append(StoreFile(path, check=True))
-                    except DamagedStoreError as error:
+                    except NewerFormatError:
+                        raise
+                    except (DamagedStoreError, NotAStoreError) as error:
                         damaged[number] = str(error)
                         continue
                     stack.callback(files[-1].close)
+                    stack.enter_context(files[-1].h5())
             missing = _missing(files, count, damaged)
             if missing:
                 return missing
@@ -244,26 +247,14 @@ def _reordered(files: Sequence[StoreFile], group: str, order: NDArray[np.int64])
 
 
 def _outdated(root: Path, count: int, obsolete: Iterable[Path], target: Path) -> list[Path]:
-    """List what nobody needs beside a new index: indexes of other counts, obsolete parts, other spaces."""
+    """List what nobody needs beside a new index: indexes of other counts, and obsolete parts."""
     file = StoreFile(target)
     try:
         used = {part_path(root / "shards", str(name)) for name in file.read_text("parts/name")}
-        space = file.contents.space
     finally:
         file.close()
-    unused = [path for path in list_parts(root) if path not in used]
-    theirs = set(obsolete) | {path for path in unused if _is_of_another_space(path, space)}
     others = [shard_index(root, shard) for shard in list_shards(root) if shard.count != count]
-    return [*others, *(path for path in unused if path in theirs)]
-
-
-def _is_of_another_space(part: Path, space: Space) -> bool:
-    try:
-        file = StoreFile(part)
-    except StoreError:  # the next writer sees to it
-        return False
-    file.close()
-    return file.contents.space.key != space.key
+    return [*others, *(path for path in obsolete if path not in used)]
 
 
 def _write(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from featx.errors import StoreError
+from featx.errors import StoreError, StoreLockedError
 from featx.files import disk_errors, remove_temporaries
 from featx.sharding import Shard
 from featx.store.directory import index_path, shard_index
@@ -51,6 +51,8 @@ def clear_leftovers(path: Path, shard: Shard | None) -> tuple[str, ...]:
                     remove_part_temporaries(list_directory(target.parent))
             finally:
                 lock.release()
+        except StoreLockedError:
+            continue
         except StoreError as error:
             notes.append(f"What an earlier run left was not cleared away: {error}")
     return tuple(notes)

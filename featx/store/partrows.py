@@ -73,10 +73,11 @@ class PartRows:
         self.path = path
         self._shards = shards
         self._index = index
-        self.names = [str(name) for name in index.read_text("parts/name")]
-        self.checksums = [row.tobytes() for row in index.read("parts/digest")]
-        self.sizes: NDArray[np.int64] = index.read("parts/size")
-        self._rows: NDArray[np.int64] = index.read("parts/rows")
+        with index.h5():
+            self.names = [str(name) for name in index.read_text("parts/name")]
+            self.checksums = [row.tobytes() for row in index.read("parts/digest")]
+            self.sizes: NDArray[np.int64] = index.read("parts/size")
+            self._rows: NDArray[np.int64] = index.read("parts/rows")
         self._places: dict[str, NDArray[np.int64]] = {}
         self._maps: OrderedDict[tuple[int, str], NDArray[Any]] = OrderedDict()
         self._dtype = np.dtype(index.contents.space.store_dtype).newbyteorder("<")

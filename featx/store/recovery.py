@@ -6,7 +6,7 @@ A damaged part is put aside and its rows are computed again; embeddings of anoth
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def open_parts(
     layers: Sequence[LayerInfo],
     *,
     check: bool,
-    overwrite: bool,
+    is_outdated: Callable[[Path], bool],
     notes: list[str],
 ) -> tuple[list[RowSource], list[Path]]:
     """Open the parts whose rows can be used.
@@ -45,8 +45,8 @@ def open_parts(
         What the rows must be.
     check : bool
         Hash every byte first.
-    overwrite : bool
-        Pass over parts of another space instead of refusing them.
+    is_outdated : callable
+        Asked of a part of another space: whether it is passed over instead of being refused.
     notes : list of str
         Gets a line for each part that is put aside.
 
@@ -55,7 +55,7 @@ def open_parts(
     sources : list of RowSource
         In the order of ``paths``.
     others : list of Path
-        Parts of another space; empty unless ``overwrite``.
+        Parts of another space that were passed over.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def open_parts(
             if not os.path.lexists(path):  # another shard of the store removed it meanwhile
                 continue
             raise
-        if overwrite and found.space.key != space.key:
+        if found.space.key != space.key and is_outdated(path):
             others.append(path)
             continue
         refuse_other_space(path, found.space, space)

@@ -51,11 +51,13 @@ class RowSource:
         try:
             contents = file.contents
             group = "rows" if contents.kind == "part" else "images"
+            with file.h5():
+                digests, phashes = file.read(f"{group}/digest"), file.read(f"{group}/phash")
             return cls(
                 path,
                 contents.space,
-                file.read(f"{group}/digest"),
-                file.read(f"{group}/phash"),
+                digests,
+                phashes,
                 {region.layer.name: region for region in contents.regions},
                 float(contents.meta["seconds"]),
                 contents.meta["request"].get("versions", {}),

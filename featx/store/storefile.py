@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import h5py
@@ -56,6 +57,7 @@ class StoreFile:
         self, path: Path, *, check: bool = False, on_bytes: Callable[[int], None] | None = None
     ) -> None:
         self.path = path
+        self._local = local()  # another thread would lose a file of ours in the middle
         self.is_hashed = check
         """Whether its bytes were hashed when it was opened."""
         descriptor = _open(path)
@@ -90,17 +92,23 @@ class StoreFile:
 
     @contextmanager
     def h5(self) -> Iterator[h5py.File]:
-        """Open the file with HDF5 for the time of the block."""
+        """Open the file with HDF5 for the time of the block; blocks inside share the outermost's."""
         self.require_open()
+        shared = getattr(self._local, "h5", None)
+        if shared is not None:
+            yield shared
+            return
         try:
             h5 = h5py.File(GuardedFile(self.raw), "r")
         except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
             raise DamagedStoreError(
                 f"{self.path} is damaged: HDF5 cannot open it ({error}); extract it again"
             ) from error
+        self._local.h5 = h5
         try:
             yield h5
         finally:
+            self._local.h5 = None
             h5.close()
 
     def read(self, name: str) -> NDArray[Any]:

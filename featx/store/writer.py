@@ -74,7 +74,8 @@ class StoreWriter(PartsWriter):
 
     def _prepare(self) -> None:
         self._refuse_foreign()
-        make_directories(self.path.parent)
+        with disk_errors(self.path):
+            make_directories(self.path.parent)
 
     def _recover(self) -> None:
         self._refuse_foreign()
@@ -84,14 +85,17 @@ class StoreWriter(PartsWriter):
         entries = list_directory(self.parts_directory)
         remove_part_temporaries(entries)
         self._next_number = 1 + max((part_number(path) or 0 for path in entries), default=0)
-        options: dict[str, Any] = {"check": True, "overwrite": self.overwrite, "notes": self.notes}
-        sources, others = open_parts(entries, self.space, self.layers, **options)
+        options: dict[str, Any] = {"check": True, "notes": self.notes}
+        sources, others = open_parts(
+            entries, self.space, self.layers, is_outdated=lambda _: self.overwrite, **options
+        )
         self._index.sources.extend(sources)
         for path in others:
             self.notes.append(f"{path} is of another space and was removed")
             with disk_errors(path):
                 path.unlink()
-        make_directories(self.parts_directory)
+        with disk_errors(self.parts_directory):
+            make_directories(self.parts_directory)
 
     def _leave(self) -> None:
         with suppress(OSError):  # it holds parts, or is gone

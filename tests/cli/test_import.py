@@ -52,7 +52,11 @@ class TestArrays:
 
     def test_layers_and_digests_come_back_from_an_export(self, make_photos, tmp_path):
         root = make_photos(splits={"train": 2})
-        options = {"backbone": "featx-tiny", "layers": ["avgpool", "layer2.add:avg"], "store_dtype": "float16"}
+        options = {
+            "backbone": "featx-tiny",
+            "layers": ["avgpool", "layer2.add:avg"],
+            "store_dtype": "float16",
+        }
         first = featx.extract(root, tmp_path / "a.h5", **options)
         run("export", tmp_path / "a.h5", "--to", "npz")
         run("import", tmp_path / "a.npz", "-o", tmp_path / "b.h5", "--backbone", "mine")

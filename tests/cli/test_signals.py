@@ -11,7 +11,6 @@ import weakref
 
 import fakecli
 import h5py
-import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner

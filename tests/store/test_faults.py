@@ -104,7 +104,6 @@ def test_the_nth_call_that_fails_loses_nothing_committed(kit, tmp_path, monkeypa
         codes = [CODES[name][number % len(CODES[name])]] if forever else CODES[name]
         for code in codes:
             path = tmp_path / f"{number}-{code}" / "photos.h5"
-            path.parent.mkdir()
             failing, message = fail(kit, path, name, number, code, monkeypatch, forever)
             outcomes.add(bool(message))
             assert message or path.exists()
