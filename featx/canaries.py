@@ -68,19 +68,20 @@ def check_drift(
     DriftError
         If a row differs beyond :data:`TOLERANCE`.
     """
-    canaries = _choose(source, records, writer.known, trusted)
+    canaries = _choose(source, records, writer.partly_known(), trusted)
     worst = 0.0
     for batch in embed(network, source, canaries, batch_size=CANARIES):
         if not batch.indices:
             continue
-        for name, rows in writer.stored(batch.digests).items():
-            again = batch.features[name].astype(np.float64)
-            there = rows.astype(np.float64)
+        for layer in writer.layers:
+            has_row, rows = writer.stored(layer, batch.digests)
+            computed = batch.features[layer.name][has_row]
+            again, there = computed.astype(np.float64), rows.astype(np.float64)
             norm = np.maximum(np.linalg.norm(again, axis=1), np.linalg.norm(there, axis=1))
             distance = np.linalg.norm(again - there, axis=1)
             # Rounding to the stored dtype is no drift.
             beyond = np.divide(distance, norm, out=np.zeros_like(norm), where=norm > 0)
-            worst = max(worst, float((beyond - share_lost(batch.features[name], rows.dtype)).max()))
+            worst = max(worst, float((beyond - share_lost(computed, rows.dtype)).max(initial=0)))
     limit = TOLERANCE[network.precision]
     if worst > limit:
         raise DriftError(
@@ -121,7 +122,7 @@ def _choose(
 
 def _versions(writer: PartsWriter) -> str:
     """Say which versions differ, where the store remembers them."""
-    then, now = writer.earlier_versions, environment()["versions"]
+    then, now = dict(writer.earlier_versions), environment()["versions"]
     changed = [
         f"{name} {then[name]} there, {now.get(name, 'none')} here"
         for name in sorted(then)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DatasetError, StoreError, UnknownNameError
 from featx.images.sources import SPLIT_FOLDERS
-from featx.records import LayerInfo, escape_name
+from featx.records import LayerInfo, ProgressCallback, escape_name
 from featx.store.reader import FeatureStore
 
 NAME_COLUMNS = ("name", "path")
@@ -77,8 +77,9 @@ def open_dataset(
     labels: str | os.PathLike[str] | Mapping[str, object] | None = None,
     label: str | None = None,
     group: str | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> LabelledSet:
-    """Open stores of the same images and align them.
+    """Open stores of the same images, hash every byte of them, and align them.
 
     Parameters
     ----------
@@ -92,9 +93,13 @@ def open_dataset(
     group : str, optional
         The column that says what must stay together; by default ``group`` of the CSV if it has one,
         else of the store.
+    on_progress : callable, optional
+        Called with a :class:`featx.records.Progress` in bytes while a store is hashed.
 
     Raises
     ------
+    DamagedStoreError
+        If a byte is not the one that was written, naming the file.
     StoreError
         If the stores do not hold the same images, splits and (where they are used) labels.
     DatasetError
@@ -105,6 +110,8 @@ def open_dataset(
     if not stores:
         raise DatasetError("No store was given; expected at least one, made by `featx extract`.")
     opened = tuple(store if isinstance(store, FeatureStore) else FeatureStore(store) for store in stores)
+    for store in opened:
+        store.require_bytes(on_progress)
     first = opened[0]
     own_labels = labels is None and label in (None, "label")
     order = [np.arange(len(first))]

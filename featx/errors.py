@@ -93,6 +93,11 @@ class UnknownNameError(FeatxError, ValueError):
         super().__init__(f"Unknown {kind} {name!r}.{suggestion}{' ' + hint if hint else ''}")
         self.name = name
         self.near = near
+        self._made_of = (kind, name, choices, hint)
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
+        """Let an error of a worker process reach the one that waits for it."""
+        return type(self), self._made_of
 
 
 class SourceError(FeatxError):

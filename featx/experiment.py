@@ -115,7 +115,7 @@ def fit(
     if jobs == 0:
         raise DatasetError("Got 0 jobs, expected a number of threads, or -1 for all processors.")
     folder = check_run_folder(output, of=MODEL_FILE) if output is not None else None
-    data = open_dataset(stores, labels=labels, label=label, group=group)
+    data = open_dataset(stores, labels=labels, label=label, group=group, on_progress=on_progress)
     pairs = data.layers(layers)
     plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)
 

@@ -5,6 +5,7 @@ Nothing here imports torch before a network is needed, so that an unchanged fold
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,10 @@ from featx.bookkeeping import Bookkeeping, check_skipped
 from featx.canaries import check_drift
 from featx.embedding import choose_preprocess, embed, parse_layer, space_of
 from featx.environment import environment, peak_memory_bytes
-from featx.errors import DriftError, FeatxError, NotAStoreError, UnknownNameError
+from featx.errors import DriftError, FeatxError, NotAStoreError, SpaceMismatchError, UnknownNameError
 from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
+    PENULTIMATE,
     ExtractionSummary,
     ImageRecord,
     LayerSpec,
@@ -29,12 +31,22 @@ from featx.records import (
     Resize,
     StoreDtype,
 )
-from featx.reuse import describe_request, earlier_store, holds_all, trusted_digests
+from featx.reuse import (
+    Earlier,
+    describe_request,
+    earlier_store,
+    holds_all,
+    resolved_layers,
+    settings_left,
+    trusted_digests,
+)
 from featx.sharding import Shard, parse_shard
-from featx.store.directory import unfinished
+from featx.store.directory import shard_index, unfinished
 from featx.store.directorywriter import DirectoryWriter
+from featx.store.locking import require_free
 from featx.store.partswriter import PartsWriter
 from featx.store.reader import FeatureStore
+from featx.store.recovery import refuse_other_space
 from featx.store.rounding import share_lost
 from featx.store.writer import StoreWriter
 
@@ -156,30 +168,34 @@ def extract(
     )
 
     before = earlier_store(path, part, request, opened, records, mine, rehash) if not overwrite else None
+    if before is not None and before.answers:
+        _check_all(before.store, len(records), max_skip, strict)
+        before.store.summary = ExtractionSummary(
+            0, len(before.store), len(before.store.skipped), time.perf_counter() - started, before.notes
+        )
+        return before.store
+
+    # Before anything is loaded, or downloaded: whether this can be written at all.
+    require_free(path if part is None else shard_index(path, part))
+    settings = None if overwrite else settings_left(path, part, backbone)
     trusted: dict[str, tuple[int, int, bytes]] = {}
     if before is not None:
-        if before.answers:
-            for item in before.store.skipped[:1]:
-                check_skipped(
-                    len(before.store.skipped), len(records), max_skip, strict, item.name, item.reason
-                )
-            seconds = time.perf_counter() - started
-            before.store.summary = ExtractionSummary(
-                0, len(before.store), len(before.store.skipped), seconds, before.notes
+        settings = before.store.space
+        if settings.provider == "import":
+            raise SpaceMismatchError(
+                f"{path} holds embeddings that were imported, to which no network can add; choose another "
+                "output, or replace it with --overwrite"
             )
-            return before.store
-        earlier = before.store
-        if earlier.meta["source"] == opened.location and not rehash:
-            trusted = trusted_digests(earlier)
-        lacks = not before.is_complete or not holds_all(earlier, mine)
-        if earlier.space.backbone == backbone and lacks:
+        refuse_other_space(path, settings, dataclasses.replace(settings, backbone=backbone))
+        if before.store.meta["source"] == opened.location and not rehash:
+            trusted = trusted_digests(before.store)
+        if not before.is_complete or not holds_all(before.store, mine):
             # New images get the layers that the others have; else those layers would be lost.
-            specs = specs or [LayerSpec("penultimate")]
-            specs += [LayerSpec(layer.node, layer.pool) for layer in earlier.layers]
-        if precision == "auto":
-            precision = earlier.space.precision
-        if store_dtype == "auto":
-            store_dtype = earlier.space.store_dtype
+            specs = specs or [LayerSpec(PENULTIMATE)]
+            specs += [LayerSpec(layer.node, layer.pool) for layer in before.store.layers]
+    if settings is not None:
+        precision = settings.precision if precision == "auto" else precision
+        store_dtype = settings.store_dtype if store_dtype == "auto" else store_dtype
 
     # Late, because it loads torch.
     from featx.backbones.network import load_network
@@ -196,11 +212,7 @@ def extract(
     if store_dtype == "auto":
         store_dtype = _choose_store_dtype(network, opened, records)
     options: dict[str, Any] = {
-        "request": request
-        | {
-            "weights": request["weights"] | {"digest": network.weights.digest},
-            "versions": environment()["versions"],
-        },
+        "request": _provenance(request, network, before),
         "source": opened.location,
         "overwrite": overwrite,
     }
@@ -212,8 +224,8 @@ def extract(
         shared: dict[str, Any] = {"shard": part, "listing": records, "check": rehash}
         writer = DirectoryWriter(path, space, network.layers, **shared, **options)
     with writer:
-        stream: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
+        stream: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         try:
             _embed_all(network, opened, mine, trusted, writer, job, stream)
         except DriftError:
@@ -226,22 +238,41 @@ def extract(
         if before is not None:
             before.store.close()
         seconds = time.perf_counter() - started
-        measured = {"seconds": seconds + writer.earlier_seconds, "peak_memory_bytes": peak_memory_bytes()}
+        # What computes nothing makes no embedding more expensive.
+        measured = {"seconds": seconds if job.computed else 0.0, "peak_memory_bytes": peak_memory_bytes()}
         finished = writer.finish(images, skipped, measured)
         result = FeatureStore(path if finished == writer.path else finished)
         notes = [*network.notes, *writer.notes]
         if isinstance(writer, DirectoryWriter) and writer.missing:
             notes.append(str(unfinished(path, writer.missing)))
-    for item in result.skipped[:1]:  # shards may have too many only together
-        check_skipped(len(result.skipped), len(records), max_skip, strict, item.name, item.reason)
+    _check_all(result, len(records), max_skip, strict)  # shards may have too many only together
     result.summary = ExtractionSummary(
-        job.computed,
-        len(images) - job.computed,
-        len(skipped),
-        seconds,
-        tuple(notes),
+        job.computed, len(images) - job.computed, len(skipped), seconds, tuple(notes), writer.removed
     )
     return result
+
+
+def _check_all(store: FeatureStore, n_images: int, max_skip: float, strict: bool) -> None:
+    if store.skipped:
+        first = store.skipped[0]
+        check_skipped(len(store.skipped), n_images, max_skip, strict, first.name, first.reason)
+
+
+def _provenance(request: dict[str, Any], network: Network, before: Earlier | None) -> dict[str, Any]:
+    """Add to a request what it came to."""
+    resolved = resolved_layers(before.store if before else None)
+    asked = request["layers"] or [PENULTIMATE]
+    if asked[0] == PENULTIMATE:
+        resolved[PENULTIMATE] = network.layers[0].name
+    for node in asked:
+        pooled = [layer.name for layer in network.layers if layer.node == node]
+        if len(pooled) == 1:
+            resolved[node] = pooled[0]
+    return request | {
+        "weights": request["weights"] | {"digest": network.weights.digest},
+        "versions": environment()["versions"],
+        "resolved": resolved,
+    }
 
 
 def _shard_of(store: str | os.PathLike[str], shard: str | tuple[int, int] | Shard | None) -> Shard | None:

@@ -58,7 +58,7 @@ def disk_errors(path: Path, doing: str = "write") -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            remedy = "free space or choose another output; what was finished is kept, the run can be resumed"
+            remedy = "free space or choose another output, then run the same command again"
         elif error.errno in _FORBIDDEN:
             remedy = f"choose a path where you may {doing}"
         elif error.errno == errno.ENAMETOOLONG:

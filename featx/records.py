@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 FORMAT_VERSION = 1
 """Version of the store format, part of every space."""
 
+PENULTIMATE = "penultimate"
+"""Stands for the node before a network's classifier, whatever its name."""
+
 SPLITS = ("train", "val", "test")
 """The names a split can have in a store; ``""`` means that the source names none."""
 
@@ -211,7 +214,8 @@ class ExtractionSummary:
 
     ``computed`` counts the images that went through the network, ``reused`` those that did not need
     to (known already, or the same bytes as another), ``skipped`` those that cannot be used;
-    ``seconds`` is wall time, ``notes`` holds one line for each thing that people should hear of.
+    ``seconds`` is wall time, ``notes`` holds one line for each thing that people should hear of, and
+    ``removed`` counts the images of the earlier store that the source does not have any more.
     """
 
     computed: int
@@ -219,6 +223,7 @@ class ExtractionSummary:
     skipped: int
     seconds: float
     notes: tuple[str, ...] = ()
+    removed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from featx.environment import environment
-from featx.errors import StoreError
+from featx.errors import DamagedStoreError, StoreError
 from featx.images.decoding import POLICY
 from featx.images.loading import digest_of
 from featx.images.sources import Source
-from featx.records import ImageRecord, LayerSpec, Preprocess, Resize
+from featx.records import PENULTIMATE, ImageRecord, LayerSpec, Preprocess, Resize, Space
 from featx.sharding import Shard
-from featx.store.directory import fingerprint, shard_index, unfinished
+from featx.store.directory import fingerprint, list_parts, shard_index, unfinished
 from featx.store.indexing import join_shards
 from featx.store.leftovers import clear_leftovers
+from featx.store.parts import part_number
 from featx.store.reader import FeatureStore
+from featx.store.recovery import list_directory
+from featx.store.rowindex import RowSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,11 @@ def earlier_store(
     """
     whole = _open_store(path, check=shard is not None)
     intact = whole is not None and whole.is_complete and not rehash
-    if whole is not None and intact and is_unchanged(whole.store, request, source, records):
-        return replace(whole, answers=True, notes=clear_leftovers(path, shard))
+    try:
+        if whole is not None and intact and is_unchanged(whole.store, request, source, records):
+            return replace(whole, answers=True, notes=clear_leftovers(path, shard))
+    except DamagedStoreError:  # the writer says so, and what to do
+        whole = None
     if shard is None:
         return whole
     own = _open_store(shard_index(path, shard), check=True)
@@ -137,15 +143,38 @@ def describe_request(
     }
 
 
+def resolved_layers(store: FeatureStore | None) -> dict[str, str]:
+    """Give the layers that were asked for, by what was asked: ``penultimate``, or a node without pooling."""
+    resolved = store.meta["request"].get("resolved") if store is not None else None
+    return {str(asked): str(name) for asked, name in resolved.items()} if isinstance(resolved, dict) else {}
+
+
+def settings_left(path: Path, shard: Shard | None, backbone: str) -> Space | None:
+    """Find the space in which an unfinished run, or another shard, embeds with this backbone."""
+    parts = list_directory(path.with_name(f"{path.name}.parts")) if shard is None else list_parts(path)
+    for part in parts:
+        if part_number(part) is None:
+            continue
+        try:
+            space = RowSource.open(part, check=False).space
+        except StoreError:  # the writer sees to it
+            continue
+        if space.backbone == backbone:
+            return space
+    return None
+
+
 def is_unchanged(
     store: FeatureStore, request: dict[str, Any], source: Source, records: Sequence[ImageRecord]
 ) -> bool:
     """Whether the store already is the answer, as far as names, sizes and times can tell."""
     stored = dict(store.meta["request"])
     asked = dict(request)
-    layers_now, layers_then = asked.pop("layers"), stored.pop("layers", None)
-    present = {layer.name for layer in store.layers}
-    if layers_now != layers_then and not (layers_now and set(layers_now) <= present):
+    resolved = resolved_layers(store)
+    layers_now = {resolved.get(name, name) for name in asked.pop("layers") or [PENULTIMATE]}
+    if not layers_now <= {layer.name for layer in store.layers}:
+        return False
+    if not isinstance(stored.get("weights"), dict):  # imported
         return False
     # A digest is what the file held; size and time tell whether it does still, as for images.
     stored["weights"] = {key: value for key, value in stored["weights"].items() if key != "digest"}

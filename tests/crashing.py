@@ -226,7 +226,12 @@ def _extract_reporting(job, report):
     tell("link", named)
     tell("replace", named)
     tell("open", opened)
-    tell("unlink", lambda path: "swept" if path.name.startswith("part-") else None)
+
+    def removed(path, *_):
+        state["locked"] &= path.name != lock  # it is taken and given back once before anything is loaded
+        return "swept" if path.name.startswith("part-") else None
+
+    tell("unlink", removed)
     _extract(job, report)
 
 

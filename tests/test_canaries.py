@@ -119,3 +119,14 @@ def test_another_colour_of_the_same_pixels_is_beyond_every_tolerance(grown):
     rows = np.asarray(store.X("flatten"), np.float64)
     distance = np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[0])
     assert distance > max(canaries.TOLERANCE.values())
+
+
+def test_a_new_layer_hides_no_drift(make_photos, tmp_path, drifted):
+    """A layer and an image are asked for at once: no row is known for all layers, yet old rows are kept."""
+    root, path = make_photos(splits={"train": 6}), tmp_path / "x.h5"
+    options = {"backbone": "featx-tiny", "precision": "fp32"}
+    featx.extract(root, path, **options)
+    (root / "train/ants/new.png").write_bytes(png(photo("ants", 77)))
+    drifted(1.5)
+    with pytest.raises(DriftError):
+        featx.extract(root, path, layers=["layer3.add"], **options)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from featx.dataset import open_dataset
-from featx.errors import DatasetError, StoreError, UnknownNameError
+from featx.errors import DamagedStoreError, DatasetError, StoreError, UnknownNameError
 from featx.store.reader import FeatureStore
 
 NAMES = [f"{index}.png" for index in range(6)]
@@ -26,6 +26,35 @@ def table(tmp_path):
         return path
 
     return write
+
+
+class TestDamagedRows:
+    @pytest.fixture
+    def damaged(self, store, tmp_path):
+        """Row 0 begins with -1 instead of 1."""
+        path = tmp_path / "x.h5"
+        data = bytearray(path.read_bytes())
+        place = store.X("imported").offset
+        assert data[place : place + 4] == np.float32(1).tobytes()
+        data[place + 3] ^= 0x80
+        path.write_bytes(data)
+        return path
+
+    def test_are_not_used(self, damaged):
+        with pytest.raises(DamagedStoreError, match=r"x\.h5 is damaged: the SHA-256"):
+            open_dataset([damaged])
+
+    def test_are_not_used_from_an_open_store_nor_a_second_one(self, damaged, tmp_path):
+        opened = FeatureStore(damaged)
+        assert opened.X("imported")[0, 0] == -1
+        other = make(tmp_path / "y.h5", groups=list("uuvvww"))
+        with pytest.raises(DamagedStoreError, match=r"x\.h5 is damaged"):
+            open_dataset([other, opened])
+
+    def test_a_sound_store_is_hashed_with_progress(self, store):
+        steps = []
+        open_dataset([store], on_progress=steps.append)
+        assert steps[-1].done == steps[-1].total == store.nbytes
 
 
 class TestMapping:

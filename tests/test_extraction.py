@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from pictures import photo, png
@@ -15,12 +16,14 @@ import featx
 from featx.canaries import CANARIES
 from featx.errors import (
     BackboneError,
+    DamagedStoreError,
     FeatxError,
     ImageError,
     NotAStoreError,
     OverflowStoreError,
     SourceError,
     SpaceMismatchError,
+    StoreLockedError,
     TooManySkippedError,
     UnknownNameError,
     WeightsError,
@@ -216,6 +219,65 @@ class TestRunAgain:
             extract(root, tmp_path / "x.h5", max_skip=0.5, strict=True)
         with pytest.raises(TooManySkippedError, match="--max-skip 0"):
             extract(root, tmp_path / "x.h5", max_skip=0.0)
+
+    def test_layers_that_are_there_cost_nothing_however_they_are_asked_for(self, make_photos, tmp_path):
+        root, path = make_photos(splits={"train": 3}), tmp_path / "x.h5"
+        options = {"backbone": "featx-tiny", "store_dtype": "float16"}
+        featx.extract(root, path, **options)
+        featx.extract(root, path, layers=["layer3.add"], **options)
+        before = path.stat().st_mtime_ns
+        for layers in ([], ["layer3.add"], ["penultimate"], ["layer3.add:avg", "avgpool:avg"]):
+            featx.extract(root, path, layers=layers, **options)
+        assert path.stat().st_mtime_ns == before
+
+    def test_what_was_imported_is_another_space(self, make_photos, tmp_path):
+        featx.FeatureStore.from_arrays(tmp_path / "x.h5", np.eye(3, dtype=np.float32), backbone="pixels")
+        with pytest.raises(SpaceMismatchError, match="--overwrite"):
+            extract(make_photos(splits={"train": 2}), tmp_path / "x.h5")
+
+    def test_a_damaged_index_says_how_to_replace_it(self, first):
+        root, path = first
+        with h5py.File(path) as file:
+            place = file["images/label"].id.get_offset()
+        data = bytearray(path.read_bytes())
+        data[place : place + 16] = b"\xff" * 16
+        path.write_bytes(data)
+        with pytest.raises(DamagedStoreError, match="--overwrite"):
+            extract(root, path)
+        assert len(extract(root, path, overwrite=True)) == 12
+
+    def test_nothing_is_loaded_for_what_cannot_be_written(self, first, monkeypatch):
+        from featx.backbones import network
+        from featx.store.locking import WriterLock
+
+        monkeypatch.setattr(network, "load_network", lambda *_, **__: pytest.fail("loaded"))
+        root, path = first
+        (root / "train/ants/new.png").write_bytes(png(photo("ants", 77)))
+        lock = WriterLock(path)
+        lock.acquire()
+        with pytest.raises(StoreLockedError, match="is being written by process"):
+            extract(root, path)
+        lock.release()
+        with pytest.raises(SpaceMismatchError, match="backbone is 'pixels' there and 'resnet18' now"):
+            extract(root, path, backbone="resnet18")
+
+    def test_auto_is_what_an_unfinished_run_or_another_shard_has(self, make_photos, tmp_path, monkeypatch):
+        from featx.store.writer import StoreWriter
+
+        root = make_photos(splits={"train": 6})
+        options = {"backbone": "featx-tiny", "precision": "bf16", "store_dtype": "float32"}
+        featx.extract(root, tmp_path / "shards", shard="0/2", **options)
+        assert featx.extract(root, tmp_path / "shards", shard="1/2", backbone="featx-tiny").space.key
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreWriter, "finish", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                featx.extract(root, tmp_path / "x.h5", **options)
+        space = featx.extract(root, tmp_path / "x.h5", backbone="featx-tiny").space
+        assert (space.precision, space.store_dtype) == ("bf16", "float32")
 
     def test_another_space_is_refused_with_both_values(self, first):
         root, path = first

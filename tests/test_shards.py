@@ -330,7 +330,9 @@ class TestFaults:
         photos, root, before = first
         victim = StoreFile(parts(root)[0])
         flip(victim.path, 8 * victim.contents.regions[0].offset)
-        with pytest.raises(FeatxError, match=f"{victim.path}.*remove it, or extract with --rehash"):
+        with pytest.raises(
+            FeatxError, match=f"{victim.path}.*remove it, or run the extraction with --rehash"
+        ):
             contents(root)
         assert sum(extract_all(photos, root, 2, rehash=True)) == victim.contents.rows
         assert contents(root) == before

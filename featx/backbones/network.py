@@ -22,12 +22,9 @@ from featx.backbones.probing import Probe, count_flops, probe
 from featx.backbones.reading import Weights, state_digest
 from featx.backbones.weights import default_preprocess, resolve_weights
 from featx.errors import BackboneError, UnknownNameError
-from featx.records import LayerInfo, LayerSpec, Pooling, Precision, Preprocess
+from featx.records import PENULTIMATE, LayerInfo, LayerSpec, Pooling, Precision, Preprocess
 
 __all__ = ["Network", "NodeInfo", "list_nodes", "load_classifier", "load_network"]
-
-PENULTIMATE = "penultimate"
-"""Stands for the node before the classifier, whatever its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featx.backbones.catalog import find_backbone
-from featx.backbones.network import PENULTIMATE, CutNetwork, cut_network
+from featx.backbones.network import CutNetwork, cut_network
 from featx.backbones.placement import resolve_device, resolve_precision
 from featx.backbones.pooling import pool
 from featx.errors import BackboneError, UnknownNameError
-from featx.records import LayerSpec, Precision, Preprocess
+from featx.records import PENULTIMATE, LayerSpec, Precision, Preprocess
 
 __all__ = ["TrainableNetwork", "load_trainable"]
 

@@ -73,6 +73,7 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
     """  # noqa: D301 - \b is click's own mark
     import featx
     from featx.cli.info import store_summary
+    from featx.records import escape_name
 
     output = Output(as_json)
     with output.progress() as on_progress:
@@ -85,6 +86,7 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
         | {
             "computed": run.computed,
             "reused": run.reused,
+            "removed": run.removed,
             "run_seconds": run.seconds,
             "notes": list(run.notes),
             "images_per_second": run.computed / run.seconds if run.computed else None,
@@ -93,18 +95,17 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
     classes = len(set(result.y) - {""})
     layers = ", ".join(f"{layer.name} ({layer.dim})" for layer in result.layers)
     output.line(f"{result.path}: {len(result)} images, {_count(classes)}, {result.space.backbone}, {layers}")
+    removed = f"{run.removed} removed, " if run.removed else ""
     rate = f" ({run.computed / run.seconds:.1f} images/s)" if run.computed else ""
     output.line(
-        f"{run.computed} computed, {run.reused} reused, {run.skipped} skipped in {run.seconds:.1f} s{rate}, "
-        f"{result.space.precision}"
+        f"{run.computed} computed, {run.reused} reused, {removed}{run.skipped} skipped in "
+        f"{run.seconds:.1f} s{rate}, {result.space.precision}"
     )
     for note in run.notes:
-        output.line(f"note: {note}")
+        output.line(f"note: {escape_name(note)}")
     if run.skipped:
-        from featx.records import escape_name
-
         for item in result.skipped[:5]:
-            output.line(f"skipped {escape_name(item.name)}: {item.reason}")
+            output.line(f"skipped {escape_name(item.name)}: {escape_name(item.reason)}")
         if run.skipped > 5:
             output.line(f"… and {run.skipped - 5} more: `featx info {store}` lists them")
     if "shard" in result.meta:

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featx.cli.common import Output, json_option
+from featx.errors import FeatxError, NotAStoreError
 from featx.records import escape_name
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from featx.store.reader import FeatureStore
+    from featx.store.unfinished import Unfinished
 
 
 @click.command("info", short_help="What a store, a run or a model holds.")
@@ -29,67 +33,146 @@ def command(path: str, as_json: bool) -> None:
     elif given.is_file() and is_zipfile(given):
         _show_model(given, output)
     else:
-        _show_store(given, output)
+        _show_store_or_why_not(given, output)
+
+
+def what_it_is(path: Path, error: NotAStoreError) -> str:
+    """Say what a path is that is no store; a child process looks at HDF5 that featx did not write."""
+    from featx.store.foreign import describe_foreign, is_hdf5
+
+    if not (path.is_file() and is_hdf5(path)):
+        return str(error)
+    try:
+        return describe_foreign(path).describe()
+    except FeatxError as worse:
+        return str(worse)
 
 
 def store_summary(store: FeatureStore) -> dict[str, Any]:
-    """Describe a store in plain types."""
+    """Describe a store in plain types; text is as it stands in the file, and JSON escapes it."""
     labels = Counter(str(label) for label in store.y if label)
     splits = Counter(str(split) for split in store.splits if split)
     return {
         "kind": "store",
         "path": str(store.path),
         "images": len(store),
-        "classes": {escape_name(name): count for name, count in sorted(labels.items())},
+        "classes": dict(sorted(labels.items())),
         "unlabelled": len(store) - labels.total(),
         "splits": dict(sorted(splits.items())),
         "layers": [{"node": layer.node, "pool": layer.pool, "dim": layer.dim} for layer in store.layers],
         "space": store.space.to_json(),
         "space_key": store.space.key,
-        "source": escape_name(str(store.meta["source"])),
-        "created": escape_name(str(store.meta["created"])),
-        "featx_version": escape_name(str(store.meta["featx_version"])),
+        "source": str(store.meta["source"]),
+        "created": str(store.meta["created"]),
+        "featx_version": str(store.meta["featx_version"]),
         "seconds": store.meta["seconds"],
         "peak_memory_bytes": store.meta["peak_memory_bytes"],
         "bytes": store.nbytes,
         "parts": store.n_parts,
         "skipped": [
-            {"name": escape_name(item.name), "digest": item.digest.hex(), "reason": item.reason}
-            for item in store.skipped
+            {"name": item.name, "digest": item.digest.hex(), "reason": item.reason} for item in store.skipped
         ],
         "request": store.meta["request"],
     }
 
 
-def _show_store(path: Path, output: Output) -> None:
+def unfinished_summary(found: Unfinished) -> dict[str, Any]:
+    """Describe a store that is not finished in plain types."""
+    directory = bool(found.done or found.begun)
+    shards = {"done": found.done, "begun": found.begun, "missing": found.missing}
+    return {
+        "kind": "unfinished store",
+        "path": str(found.path),
+        "rows": found.rows,
+        "parts": len(found.parts),
+        "layers": [{"node": layer.node, "pool": layer.pool, "dim": layer.dim} for layer in found.layers],
+        "spaces": [space.to_json() for space in found.spaces],
+        "space_keys": [space.key for space in found.spaces],
+        "seconds": found.seconds,
+        "bytes": found.nbytes,
+        "shards": {name: [str(s) for s in some] for name, some in shards.items()} if directory else None,
+        "locks": [
+            {
+                "path": str(lock.path),
+                "host": lock.holder.host if lock.holder else None,
+                "pid": lock.holder.pid if lock.holder else None,
+                "since": lock.holder.since if lock.holder else None,
+                "silent_seconds": lock.silent_seconds,
+            }
+            for lock in found.locks
+        ],
+        "problems": list(found.problems),
+    }
+
+
+def _show_store_or_why_not(path: Path, output: Output) -> None:
     import featx
+    from featx.store.unfinished import describe_unfinished, is_unfinished
+
+    try:
+        store = featx.FeatureStore(path)
+    except NotAStoreError as error:
+        raise FeatxError(what_it_is(path, error)) from error
+    except FeatxError:
+        if not is_unfinished(path):
+            raise
+        _show_unfinished(describe_unfinished(path), output)
+        return
+    with store:
+        _show_store(path, store, output)
+
+
+def _show_store(path: Path, store: FeatureStore, output: Output) -> None:
     from featx.report.wording import format_bytes, format_seconds
 
-    summary = store_summary(featx.FeatureStore(path))
+    summary = store_summary(store)
     output.json(summary)
-    console, space = output.console, summary["space"]
-    classes = ", ".join(f"{name} {count}" for name, count in summary["classes"].items()) or "none"
+    classes = ", ".join(f"{name} {n}" for name, n in summary["classes"].items()) or "none"
     lines = {
         "images": f"{summary['images']}",
         "classes": classes,
-        "splits": ", ".join(f"{name} {count}" for name, count in summary["splits"].items()) or "none named",
-        "layers": ", ".join(f"{row['node']}:{row['pool']} ({row['dim']})" for row in summary["layers"]),
-        "backbone": f"{space['backbone']} ({space['provider']}), weights {space['weights']['digest'][:12]}"
-        + (f", random with seed {space['weights']['seed']}" if "seed" in space["weights"] else ""),
-        "input": _preprocess_words(space["preprocess"]),
-        "computed in": f"{space['precision']}, stored as {space['store_dtype']}",
+        "splits": ", ".join(f"{name} {n}" for name, n in summary["splits"].items()) or "none named",
+        "layers": _layer_words(summary["layers"]),
+        **_space_words(summary["space"]),
         "space": summary["space_key"][:16],
         "source": summary["source"],
         "created": f"{summary['created']} by featx {summary['featx_version']}, "
         f"{format_seconds(summary['seconds'])}",
         "size": format_bytes(summary["bytes"])
-        + (f" in {summary['parts']} parts" if summary["parts"] else ""),
+        + (f" in {count(summary['parts'], 'part')}" if summary["parts"] else ""),
         "skipped": str(len(summary["skipped"])),
     }
-    output.line(f"{path}: a store")
-    _print_pairs(console, lines)
+    output.line(f"{escape_name(str(path))}: a store")
+    _print_pairs(output.console, lines)
     for item in summary["skipped"]:
-        output.line(f"  {item['name']}: {item['reason']}")
+        output.line(escape_name(f"  {item['name']}: {item['reason']}"))
+
+
+def _show_unfinished(found: Unfinished, output: Output) -> None:
+    from featx.report.wording import format_bytes, format_seconds
+
+    summary = unfinished_summary(found)
+    output.json(summary)
+    lines = {
+        "rows": f"{found.rows} in {count(len(found.parts), 'part')}",
+        "size": format_bytes(found.nbytes),
+        "time": format_seconds(found.seconds),
+        "layers": _layer_words(summary["layers"]) or "none",
+    }
+    for space in found.spaces:
+        lines |= {**_space_words(space.to_json()), "space": space.key[:16]}
+    if len(found.spaces) > 1:
+        lines["space"] = "several: " + ", ".join(space.key[:16] for space in found.spaces)
+    if summary["shards"]:
+        lines |= {f"shards {name}": ", ".join(shards) for name, shards in summary["shards"].items() if shards}
+    for number, lock in enumerate(found.locks):
+        lines[f"locked by {number + 1}" if number else "locked by"] = (
+            f"{lock.holder or 'somebody'}, last sign of life {format_seconds(lock.silent_seconds)} ago"
+        )
+    output.line(f"{escape_name(str(found.path))}: an unfinished store; the same extraction goes on from here")
+    _print_pairs(output.console, lines)
+    for problem in found.problems:
+        output.line(escape_name(f"  {problem}"))
 
 
 def _show_run(path: Path, output: Output) -> None:
@@ -117,12 +200,12 @@ def _show_model(path: Path, output: Output) -> None:
         }
     )
     console, card = output.console, model.card
-    output.line(f"{path}: a model")
+    output.line(f"{escape_name(str(path))}: a model")
     lines = {
-        "classes": ", ".join(escape_name(str(name)) for name in model.classes_),
+        "classes": ", ".join(str(name) for name in model.classes_),
         "backbone": f"{model.space.backbone}, {model.layer.name} ({model.layer.dim})",
         "head": f"{card['head']} {card['params']}",
-        "trained on": f"{card['n_images']} images of {escape_name(str(card['source']))}",
+        "trained on": f"{card['n_images']} images of {card['source']}",
     }
     lines |= {
         name.replace("_", " "): f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
@@ -131,24 +214,43 @@ def _show_model(path: Path, output: Output) -> None:
     _print_pairs(console, lines | {"limits": " ".join(card["limits"])})
 
 
+def _layer_words(layers: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{row['node']}:{row['pool']} ({row['dim']})" for row in layers)
+
+
+def _space_words(space: dict[str, Any]) -> dict[str, str]:
+    weights = space["weights"]
+    seed = f", random with seed {weights['seed']}" if "seed" in weights else ""
+    return {
+        "backbone": f"{space['backbone']} ({space['provider']}), "
+        f"weights {str(weights.get('digest'))[:12]}{seed}",
+        "input": _preprocess_words(space["preprocess"]),
+        "computed in": f"{space['precision']}, stored as {space['store_dtype']}",
+    }
+
+
 def _preprocess_words(record: dict[str, Any]) -> str:
     if not record:
         return "imported"
-    side = record["image_size"]
-    how = (
-        f"shorter side to {record['resize_size']}, central"
-        if record["resize"] == "crop"
-        else record["resize"]
-    )
-    return f"{how} {side}×{side}, {record['interpolation']}"
+    side, how = record.get("image_size"), record.get("resize")
+    if how == "crop":
+        how = f"shorter side to {record.get('resize_size')}, central"
+    return f"{how} {side}×{side}, {record.get('interpolation')}"
 
 
-def _print_pairs(console: Any, lines: dict[str, str]) -> None:
+def count(number: int, noun: str) -> str:
+    """Write a number of things."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_pairs(console: Console, lines: dict[str, str]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in lines.items():
-        table.add_row(name, text.replace("[", r"\["))
+        # As Text it is no markup, and escaped it is no command to the terminal.
+        table.add_row(Text(escape_name(name)), Text(escape_name(text)))
     console.print(table)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -103,6 +104,14 @@ class DirectoryWriter(PartsWriter):
         with disk_errors(self.path):
             make_directories(self.parts_directory)
 
+    def __enter__(self) -> Self:
+        try:
+            return super().__enter__()
+        except BaseException:
+            with suppress(OSError):  # it holds something, or was not made
+                self.parts_directory.rmdir()
+            raise
+
     def _recover(self) -> None:
         own = shard_index(self.path, self.shard)
         with disk_errors(own):
@@ -173,7 +182,8 @@ class DirectoryWriter(PartsWriter):
         number_of = np.zeros(len(self._index.sources) + 1, np.int64)
         number_of[used] = np.arange(len(used))
         position = {record.name: place for place, record in enumerate(self.listing)}
-        attributes = root_attributes(self.space, self.request, self.source, provenance)
+        measured = self._with_earlier_seconds(provenance, where)
+        attributes = root_attributes(self.space, self.request, self.source, measured)
         target = shard_index(self.path, self.shard)
         write_shard_index(
             target,

@@ -26,6 +26,7 @@ __all__ = ["Foreign", "ForeignDataset", "Problem", "describe_foreign", "is_hdf5"
 
 _OURS = {"featx_format", "space_key"}
 _SHOWN = 3
+_SHORT = 80
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from featx.store.walking import main; main(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
@@ -86,7 +87,7 @@ class Foreign:
         >>> print(Foreign(Path("a.h5"), (array,), (), ours=False).describe().partition("; ")[0])
         a.h5 is an HDF5 file that featx did not write, of 1 dataset: /X float32 (10, 5)
         """
-        found = [f"{problem.name} {problem.what}" for problem in self.problems]
+        found = [f"{_short(problem.name)} {_short(problem.what)}" for problem in self.problems]
         odd = f" ({_some(found)})" if found else ""
         if self.ours:
             return (
@@ -94,7 +95,7 @@ class Foreign:
                 f"checked{odd}; fetch the original file, or extract it again"
             )
         names = [
-            f"{item.name} {item.dtype} {'' if item.shape is None else item.shape}".rstrip()
+            f"{_short(item.name)} {item.dtype} {'' if item.shape is None else item.shape}".rstrip()
             for item in self.datasets
         ]
         count = f"{len(names)} dataset{'' if len(names) == 1 else 's'}"
@@ -202,6 +203,17 @@ def _signal(number: int) -> str:
         return f"{number} ({signal.Signals(number).name})"
     except ValueError:  # a real-time signal has no name
         return str(number)
+
+
+def _short(text: str) -> str:
+    """Leave out the middle of what is too long for a line.
+
+    Examples
+    --------
+    >>> _short("/X"), len(_short("/group" * 100))
+    ('/X', 80)
+    """
+    return text if len(text) <= _SHORT else f"{text[: _SHORT // 2]}…{text[1 - _SHORT // 2 :]}"
 
 
 def _some(items: list[str]) -> str:

@@ -6,14 +6,14 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError
-from featx.files import disk_errors, make_directories
-from featx.records import ImageRecord, LayerInfo, Space, StoreDtype, escape_name
+from featx.files import disk_errors, make_directories, remove_temporaries
+from featx.records import ImageRecord, LayerInfo, Precision, Space, StoreDtype, escape_name
 from featx.store.locking import WriterLock
 from featx.store.rounding import finite_rows
 from featx.store.schema import (
@@ -47,11 +47,26 @@ def write_arrays(
     phashes: NDArray[np.uint64] | None,
     backbone: str,
     overwrite: bool,
+    columns: Mapping[str, Values] | None = None,
+    origin: Mapping[str, Any] | None = None,
+    imported_from: str = "",
 ) -> None:
     """Write a store of arrays; see :meth:`featx.store.reader.FeatureStore.from_arrays`.
 
     The space has the provider ``"import"``, and the digest of its weights is the SHA-256 of all
     layers' names, shapes and stored bytes.
+
+    Parameters
+    ----------
+    path, X, y, names, splits, groups, digests, phashes, backbone, overwrite
+        As there.
+    columns : mapping of str to sequence of length n, optional
+        Further columns by name.
+    origin : mapping, optional
+        The space of the store that the arrays were exported from, kept as provenance; its precision
+        is that of the new one.
+    imported_from : str
+        The file that the arrays come from.
 
     Raises
     ------
@@ -88,10 +103,17 @@ def write_arrays(
                 )
             yield block
 
-    images = _index(count, y, names, splits, groups, digests)
-    prints = _phashes(images, phashes)
-    table, columns = images_table(images, prints)
-    space = Space("import", backbone, {"digest": _digest(layers, blocks)}, {}, "none", "fp32", store_dtype)
+    images = _index(count, y, names, splits, groups, digests, columns or {})
+    table, column_table = images_table(images, _phashes(images, phashes))
+    known = (p for p in get_args(Precision) if origin is not None and origin.get("precision") == p)
+    precision: Precision = next(known, "fp32")
+    weights = {"digest": _digest(layers, blocks)}
+    space = Space("import", backbone, weights, {}, "none", precision, store_dtype)
+    request: dict[str, Any] = {"backbone": backbone, "layers": list(arrays)}
+    if imported_from:
+        request["imported_from"] = escape_name(imported_from)
+    if origin is not None:
+        request["space"] = dict(origin)
     path = Path(os.path.realpath(path))
     _refuse(path, overwrite)
     with disk_errors(path):
@@ -100,10 +122,11 @@ def write_arrays(
     lock.acquire()
     try:
         _refuse(path, overwrite)
+        remove_temporaries(path)
         write_file(
             path,
-            attributes=root_attributes(space, {"backbone": backbone, "layers": list(arrays)}, "import", {}),
-            tables={"images": table, "images/columns": columns, "skipped": skipped_table([])},
+            attributes=root_attributes(space, request, imported_from or "import", {}),
+            tables={"images": table, "images/columns": column_table, "skipped": skipped_table([])},
             layers=layers,
             rows=count,
             dtype=dtype,
@@ -117,7 +140,7 @@ def _refuse(path: Path, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise StoreError(f"{path} exists; choose another output")
+        raise StoreError(f"{path} exists; choose another output, or replace it with --overwrite")
     StoreFile(path).close()
 
 
@@ -137,11 +160,14 @@ def _index(
     splits: Values | None,
     groups: Values | None,
     digests: NDArray[np.uint8] | None,
+    columns: Mapping[str, Values],
 ) -> list[IndexRow]:
     labels, split_names, group_names = (
         _texts(v, count, w) for v, w in ((y, "y"), (splits, "splits"), (groups, "groups"))
     )
-    titles = [f"row-{row:06d}" for row in range(count)] if names is None else [str(name) for name in names]
+    titles = [f"row-{row:06d}" for row in range(count)]
+    if names is not None:
+        titles = [str(name) for name in _listed(names, count, "names")]
     if len(titles) != count:
         raise StoreError(f"Got {len(titles)} names for {count} rows of X, expected one for each")
     if len(set(titles)) != count:
@@ -154,10 +180,23 @@ def _index(
         if given.shape != (count, DIGEST_SIZE):
             raise StoreError(f"Got digests of shape {given.shape}, expected ({count}, {DIGEST_SIZE})")
         keys = [row.tobytes() for row in given]
+    for name in columns:
+        if not _is_unicode(name):  # HDF5 has no other names
+            raise StoreError(f"The column {escape_name(name)!r} is no Unicode text; rename it")
+    more = {name: _texts(values, count, f"values of the column {name!r}") for name, values in columns.items()}
     return [
-        IndexRow(ImageRecord(title, label or None, split or None, group or None), key)
-        for title, label, split, group, key in zip(
-            titles, labels, split_names, group_names, keys, strict=True
+        IndexRow(
+            ImageRecord(
+                title,
+                label or None,
+                split or None,
+                group or None,
+                columns={name: values[row] for name, values in more.items()},
+            ),
+            key,
+        )
+        for row, (title, label, split, group, key) in enumerate(
+            zip(titles, labels, split_names, group_names, keys, strict=True)
         )
     ]
 
@@ -175,7 +214,32 @@ def _texts(values: Values | None, count: int, what: str) -> list[str]:
     if values is None:
         return [""] * count
     # NaN, which differs from itself, is what pandas has for no value.
-    texts = ["" if value is None or value != value else str(value) for value in values]
+    texts = ["" if v is None or v != v else str(v) for v in _listed(values, count, what)]
     if len(texts) != count:
         raise StoreError(f"Got {len(texts)} {what} for {count} rows of X, expected one for each")
     return texts
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _listed(values: Any, count: int, what: str) -> list[Any]:
+    """Give one value a row; refuse a text, which is a sequence of its letters, and tables."""
+    expected = f"expected a sequence of {count}, one value for each row of X"
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise StoreError(
+            f"Got {type(values).__name__} {escape_name(repr(values))[:40]} for {what}, {expected}"
+        )
+    shape = getattr(values, "shape", None)
+    if shape is not None and len(shape) != 1:
+        raise StoreError(f"Got {what} of the shape {tuple(shape)}, {expected}")
+    listed = list(values)
+    for value in listed:
+        if isinstance(value, list | tuple | np.ndarray):
+            raise StoreError(f"Got {what} that hold {type(value).__name__}s, {expected}")
+    return listed

@@ -10,10 +10,11 @@ from featx.files import disk_errors, remove_temporaries
 from featx.sharding import Shard
 from featx.store.directory import index_path, shard_index
 from featx.store.locking import WriterLock
+from featx.store.parts import part_number
 from featx.store.recovery import list_directory, remove_part_temporaries
 from featx.store.rowindex import RowIndex, RowSource
 
-__all__ = ["clear_leftovers"]
+__all__ = ["clear_leftovers", "remove_parts"]
 
 
 def clear_leftovers(path: Path, shard: Shard | None) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ def clear_leftovers(path: Path, shard: Shard | None) -> tuple[str, ...]:
                 with disk_errors(target):
                     remove_temporaries(target)
                 if shard is None:
-                    _clear_parts(target, parts)
+                    remove_parts(target, parts)
                 else:
                     remove_part_temporaries(list_directory(target.parent))
             finally:
@@ -58,12 +59,21 @@ def clear_leftovers(path: Path, shard: Shard | None) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _clear_parts(store: Path, parts: Path) -> None:
+def remove_parts(store: Path, parts: Path) -> None:
+    """Remove the parts of which a store has every row, what was put aside, and their directory if it can go.
+
+    Raises
+    ------
+    StoreError
+        If one cannot be read or removed.
+    """
     entries = list_directory(parts)
     remove_part_temporaries(entries)
     index = RowIndex([RowSource.open(store, check=False)])
     for path in entries:
-        if path.suffix != ".h5":
+        if path.name.endswith(".damaged"):
+            path.unlink(missing_ok=True)
+        if part_number(path) is None:
             continue
         part = RowSource.open(path, check=False)
         same = part.space.key == index.sources[0].space.key

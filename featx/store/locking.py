@@ -23,7 +23,7 @@ from featx.errors import StoreLockedError
 from featx.files import disk_errors, temporary_path
 from featx.store import lockfile
 
-__all__ = ["WriterLock"]
+__all__ = ["WriterLock", "require_free"]
 
 DEAD_SECONDS = 120.0
 """A holder on another host that has been silent for so long is dead."""
@@ -287,3 +287,20 @@ class WriterLock:
         finally:
             os.close(descriptor)
             lockfile.drop(temporary)
+
+
+def require_free(store: Path) -> None:
+    """Make sure that no writer is at work and that one may write, before hours are spent for it.
+
+    Raises
+    ------
+    StoreLockedError
+        Naming who is writing.
+    StoreError
+        If a file beside the store cannot be written.
+    """
+    path = Path(os.path.realpath(store))
+    if path.parent.is_dir():
+        lock = WriterLock(path)
+        lock.acquire()
+        lock.release()

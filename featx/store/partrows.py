@@ -6,16 +6,18 @@ from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DamagedStoreError, StoreError
+from featx.errors import DamagedStoreError, NotAStoreError, StoreError
 from featx.files import disk_errors
 from featx.records import LayerInfo
 from featx.store.checking import Region
 from featx.store.directory import list_shards, part_path, shard_index
 from featx.store.storefile import StoreFile
+from featx.store.userblock import PART_REMEDY
 
 __all__ = ["FileRows", "PartRows", "Rows"]
 
@@ -28,7 +30,7 @@ class Rows(Protocol):
     """What a reader needs of the rows of a store."""
 
     def all(self, layer: LayerInfo) -> NDArray[Any]:
-        """All rows in order, of shape (n, dim); a memory map where they lie in one piece."""
+        """All rows in order, of shape (n, dim), read-only; a memory map where they lie in one piece."""
         ...
 
     def take(self, layer: LayerInfo, index: NDArray[np.int64]) -> NDArray[Any]:
@@ -80,17 +82,27 @@ class PartRows:
             self._rows: NDArray[np.int64] = index.read("parts/rows")
         self._places: dict[str, NDArray[np.int64]] = {}
         self._maps: OrderedDict[tuple[int, str], NDArray[Any]] = OrderedDict()
+        self._gathered: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
         self._dtype = np.dtype(index.contents.space.store_dtype).newbyteorder("<")
 
     def all(self, layer: LayerInfo) -> NDArray[Any]:
-        """Map the rows where one part holds them in order, else read them into memory once."""
+        """Map the rows where one part holds them in order, else read them into memory.
+
+        Into the same memory as long as somebody has it.
+        """
+        self._index.require_open()
+        values = self._gathered.get(layer.name)
+        if values is not None:
+            return values
         places = self.places(layer)
-        if not len(places):
-            return np.empty((0, layer.dim), self._dtype)
-        part, first = int(places[0, 0]), int(places[0, 1])
-        if (places[:, 0] == part).all() and (np.diff(places[:, 1]) == 1).all():
-            return self._map(part, layer)[first : first + len(places)]
-        return self._gather(layer, places)
+        if len(places):
+            part, first = int(places[0, 0]), int(places[0, 1])
+            if (places[:, 0] == part).all() and (np.diff(places[:, 1]) == 1).all():
+                return self._map(part, layer)[first : first + len(places)]
+        values = self._gather(layer, places)
+        values.flags.writeable = False
+        self._gathered[layer.name] = values
+        return values
 
     def take(self, layer: LayerInfo, index: NDArray[np.int64]) -> NDArray[Any]:
         """Read rows part by part."""
@@ -155,7 +167,10 @@ class PartRows:
                 f"{path} is missing, a part of {self.path}; put it back, or run the extraction again, which "
                 "computes its rows"
             )
-        file = StoreFile(path, check=check)
+        try:
+            file = StoreFile(path, check=check, remedy=PART_REMEDY)
+        except NotAStoreError as error:
+            raise DamagedStoreError(f"{path} is damaged: it is no file of featx; {PART_REMEDY}") from error
         if file.header.digest != self.checksums[number] or file.contents.rows != self._rows[number]:
             file.close()
             raise DamagedStoreError(
@@ -217,6 +232,8 @@ class PartRows:
 def _map(file: StoreFile, region: Region) -> NDArray[Any]:
     shape = (region.rows, region.layer.dim)
     if not region.rows:
-        return np.empty(shape, region.dtype)
+        empty = np.empty(shape, region.dtype)
+        empty.flags.writeable = False
+        return empty
     with disk_errors(file.path, "read"):
         return np.memmap(file.raw, region.dtype, "r", region.offset, shape)

@@ -69,12 +69,12 @@ class PartsWriter(ABC):
     ----------
     known : set of bytes
         Digests that had a row for all of ``layers`` when the writer was entered.
+    removed : int
+        After :meth:`finish`: images of the earlier store that the source does not have any more.
     notes : list of str
         One line for each thing people should hear of, such as a damaged part that is not used.
-    earlier_seconds : float
-        Wall time that the rows found by the writer took when they were computed.
     earlier_versions : mapping of str to str
-        Versions of the packages that the first of them were computed with.
+        Versions of the packages that the first rows found by the writer were computed with.
     """
 
     def __init__(
@@ -100,7 +100,8 @@ class PartsWriter(ABC):
         self.flush_bytes = flush_bytes
         self.known: set[bytes] = set()
         self.notes: list[str] = []
-        self.earlier_seconds = 0.0
+        self.removed = 0
+        self._n_earlier = 0
         self.earlier_versions: Mapping[str, str] = {}
         self._dtype = np.dtype(space.store_dtype).newbyteorder("<")
         self._index = RowIndex()
@@ -137,13 +138,7 @@ class PartsWriter(ABC):
         try:
             self._recover()
             self.known = self._index.known(layer.name for layer in self.layers)
-            # Another shard's rows are that one's work, and counted there.
-            own = [
-                source
-                for source in self._index.sources
-                if source.path == self.path or source.path.parent == self.parts_directory
-            ]
-            self.earlier_seconds = sum(source.seconds for source in own)
+            self._n_earlier = len(self._index.sources)
             self.earlier_versions = next((source.versions for source in self._index.sources), {})
             self._reset_buffer()
         except BaseException:
@@ -258,28 +253,49 @@ class PartsWriter(ABC):
     def _forget_rows(self) -> None:
         self._index.sources.clear()
         self.known = set()
-        self.earlier_seconds = 0.0
+        self._n_earlier = 0
 
-    def stored(self, digests: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Read rows that are known.
+    def partly_known(self) -> set[bytes]:
+        """Digests that have a row for at least one of the layers."""
+        return set().union(*(self._index.known([layer.name]) for layer in self.layers))
+
+    def stored(self, layer: LayerInfo, digests: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+        """Read the rows that there are.
 
         Parameters
         ----------
-        digests : ndarray of shape (k, 32), uint8
-            Of :attr:`known`.
+        layer : LayerInfo
+            One of :attr:`layers`.
+        digests : ndarray of shape (n, 32), uint8
+            Of images.
 
         Returns
         -------
-        dict of str to ndarray of shape (k, dim)
-            By layer name, in the stored dtype.
+        has_row : ndarray of shape (n,), bool
+        rows : ndarray of shape (k, dim)
+            Of the k images that have one, in the stored dtype.
         """
-        with OpenFiles() as files:
-            return {
-                layer.name: np.concatenate(
-                    list(gather(files, self._index.sources, layer, *self._index.locate(layer.name, digests)))
+        source, row = self._index.locate(layer.name, digests)
+        has_row = source >= 0
+        rows = np.zeros((0, layer.dim), self._dtype)
+        if has_row.any():
+            with OpenFiles() as files:
+                rows = np.concatenate(
+                    list(gather(files, self._index.sources, layer, source[has_row], row[has_row]))
                 )
-                for layer in self.layers
-            }
+        return has_row, rows
+
+    def _with_earlier_seconds(
+        self, provenance: Mapping[str, Any], where: Mapping[str, Places]
+    ) -> dict[str, Any]:
+        """Add to the seconds of this run what the rows that it found had taken, as far as they are used."""
+        seconds = float(provenance.get("seconds", 0.0))
+        for number, source in enumerate(self._index.sources[: self._n_earlier]):
+            # Another shard's rows are that one's work, and counted there.
+            if source.path == self.path or source.path.parent == self.parts_directory:
+                used = max(len(np.unique(row[from_ == number])) for from_, row in where.values())
+                seconds += source.seconds * used / max(1, len(source.digests))
+        return {**provenance, "seconds": seconds}
 
     def _locate(
         self, images: Sequence[IndexRow], digests: NDArray[np.uint8], others: Sequence[LayerInfo]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,25 +11,24 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DamagedStoreError, NotAStoreError, StoreError, UnknownNameError
-from featx.records import LayerInfo, ProgressCallback, Space
-from featx.store.directory import index_path, is_directory_store, list_shards, unfinished
-from featx.store.imageindex import ImageIndex
-from featx.store.partrows import FileRows, PartRows, Rows
-from featx.store.parts import part_number
-from featx.store.recovery import list_directory
+from featx.errors import DamagedStoreError, StoreError
+from featx.records import ProgressCallback, Space
+from featx.store.embeddings import Embeddings
+from featx.store.opening import expected_bytes, store_file
+from featx.store.partrows import PartRows
 from featx.store.storefile import StoreFile, count_bytes
 
 __all__ = ["FeatureStore"]
 
 
-class FeatureStore(ImageIndex):
+class FeatureStore(Embeddings):
     """The embeddings of one image set in one space, opened for reading.
 
     Opening reads the user block and walks the structure; the index and the embeddings are read when
     they are asked for. Rows are in the same order everywhere. A store that is replaced while it is
     open stays what it was; of a directory that is overwritten, rows that were not read may be gone,
     which is an error then.
+    A pickled store is its path, and is opened again where it is unpickled.
 
     Parameters
     ----------
@@ -37,9 +36,10 @@ class FeatureStore(ImageIndex):
         The store: a file, or a directory of many parts.
     check : bool, default=False
         Hash every byte of the file (of a directory, its index) before HDF5 sees one: for files from
-        elsewhere. :meth:`verify` checks more.
+        elsewhere. :meth:`verify` checks more, and does not hash them again.
     on_progress : callable, optional
-        Called with a :class:`featx.records.Progress` in bytes while that is done.
+        Called with a :class:`featx.records.Progress` while that is done, in bytes of all that
+        :meth:`verify` hashes.
 
     Attributes
     ----------
@@ -77,25 +77,16 @@ class FeatureStore(ImageIndex):
         check: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> None:
-        self.path = Path(path)
-        file = _file_of(self.path)
-        super().__init__(StoreFile(file, check=check, on_bytes=count_bytes(file, on_progress)))
+        path = Path(path)
+        file = store_file(path)
+        total = expected_bytes(file) if check else 0
+        on_bytes = count_bytes(total, on_progress)
+        super().__init__(path, StoreFile(file, check=check, on_bytes=on_bytes))
+        self._absolute = path.absolute()  # now: somebody may change the directory
+        self._is_whole = False
         contents = self._file.contents
-        if contents.kind == "part":
-            self._file.close()
-            raise NotAStoreError(
-                f"{self.path} is one part of a store; open the store that it belongs to, or run its "
-                "extraction again to finish it"
-            )
-        self._rows: Rows = FileRows(self._file)
-        if contents.kind == "index":
-            folder = Path(os.path.realpath(self._file.path)).parent
-            # The index of a shard lies in shards/I-of-N, beside the other shards.
-            shards = folder.parent if "shard" in contents.meta else folder / "shards"
-            self._rows = PartRows(self.path, shards, self._file)
         self.space: Space = contents.space
         self.meta: dict[str, Any] = dict(contents.meta)
-        self.layers: tuple[LayerInfo, ...] = contents.layers
         self.summary: Any = None
         """What the run that returned this store did, set by that run."""
 
@@ -111,6 +102,14 @@ class FeatureStore(ImageIndex):
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Path], bytes]:
+        return type(self), (self._absolute,), self._file.header.digest
+
+    def __setstate__(self, digest: bytes) -> None:
+        if self._file.header.digest != digest:
+            self.close()
+            raise StoreError(f"{self.path} was replaced since the store was pickled; open it again")
+
     def __repr__(self) -> str:
         layers = ", ".join(f"{layer.name} ({layer.dim})" for layer in self.layers)
         return f"<FeatureStore {self.path}: {len(self)} images, {self.space.backbone}, {layers}>"
@@ -125,90 +124,6 @@ class FeatureStore(ImageIndex):
     def n_parts(self) -> int:
         """Number of parts of a directory; 0 for one file."""
         return len(self._rows.names) if isinstance(self._rows, PartRows) else 0
-
-    def layer(self, layer: str) -> LayerInfo:
-        """Find a layer by ``NODE:POOL``, or by ``NODE`` if it has one pooling only.
-
-        Raises
-        ------
-        UnknownNameError
-            Listing the names that there are.
-        """
-        matches = [info for info in self.layers if info.name == layer]
-        matches = matches or [info for info in self.layers if info.node == layer]
-        if len(matches) == 1:
-            return matches[0]
-        known = [info.name for info in (matches or self.layers)]
-        hint = (
-            f"It is pooled in {len(matches)} ways; name one." if matches else f"{self.path} has these layers."
-        )
-        raise UnknownNameError("layer", layer, known, hint)
-
-    def X(self, layer: str) -> NDArray[Any]:
-        """Embeddings of one layer.
-
-        Parameters
-        ----------
-        layer : str
-            ``NODE:POOL``, or ``NODE`` if it has one pooling only.
-
-        Returns
-        -------
-        ndarray of shape (n, dim), float16 or float32
-            A read-only :class:`numpy.memmap` where the rows lie in one piece, as they do in a store of
-            one file; else (a directory of several parts, or no images) an array in memory.
-
-        Raises
-        ------
-        UnknownNameError
-            If there is no such layer, or several.
-        """
-        return self._rows.all(self.layer(layer))
-
-    def take(self, layer: str, index: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[Any]:
-        """Read some rows of one layer, for batches of a store that is larger than memory.
-
-        Parameters
-        ----------
-        layer : str
-            As for :meth:`X`.
-        index : sequence of int of length k
-            Rows in any order, with repetitions; negative ones count from the end.
-
-        Returns
-        -------
-        ndarray of shape (k, dim), float16 or float32
-            A copy in memory.
-
-        Raises
-        ------
-        IndexError
-            If there is no such row.
-        """
-        rows = np.asarray(index, np.int64)
-        outside = (rows < -len(self)) | (rows >= len(self))
-        if outside.any():
-            raise IndexError(f"row {int(rows[outside][0])} was asked for; {self.path} has {len(self)}")
-        return self._rows.take(self.layer(layer), rows % max(1, len(self)))
-
-    def blocks(self, layer: str, rows: int = 1024) -> Iterator[NDArray[Any]]:
-        """Read one layer top to bottom, a bounded number of rows at a time.
-
-        Parameters
-        ----------
-        layer : str
-            As for :meth:`X`.
-        rows : int, default=1024
-            Rows of a block.
-
-        Yields
-        ------
-        ndarray of shape (k, dim), float16 or float32
-            In memory; k is ``rows`` but for the last block.
-        """
-        info = self.layer(layer)
-        for start in range(0, len(self), rows):
-            yield self._rows.take(info, np.arange(start, min(start + rows, len(self))))
 
     def verify(self, on_progress: ProgressCallback | None = None) -> None:
         """Check every byte and every value, and say all that is wrong.
@@ -231,9 +146,31 @@ class FeatureStore(ImageIndex):
 
         self._file.require_open()
         problems = find_problems(self, self._file, self._rows, on_progress)
+        self._is_whole = not problems
         if problems:
             more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
             raise DamagedStoreError(f"{problems[0]}{more}", problems)
+
+    def require_bytes(self, on_progress: ProgressCallback | None = None) -> None:
+        """Hash every file of the store with plain reads before its rows are used; once, then it is free.
+
+        Parameters
+        ----------
+        on_progress : callable, optional
+            Called with a :class:`featx.records.Progress` in bytes.
+
+        Raises
+        ------
+        DamagedStoreError
+            Naming the first file whose bytes are not those that were written.
+        StoreError
+            If a part is missing.
+        """
+        from featx.store.verifying import require_bytes
+
+        if not self._is_whole:
+            require_bytes(self._file, self._rows, on_progress)
+            self._is_whole = True
 
     def require_parts(self) -> None:
         """Make sure that every part of a directory is there in its length; reads none of them.
@@ -322,28 +259,3 @@ class FeatureStore(ImageIndex):
             overwrite=overwrite,
         )
         return cls(path)
-
-
-def _file_of(path: Path) -> Path:
-    """Find a store's one file, or the index of a directory."""
-    if not path.is_dir():
-        if not os.path.lexists(path):
-            _refuse_unfinished_file(path)
-        return path
-    index = index_path(path)
-    if not is_directory_store(path):
-        return path
-    if index.is_file():
-        return index
-    if list_shards(path):
-        raise unfinished(path)
-    return path
-
-
-def _refuse_unfinished_file(path: Path) -> None:
-    left = [entry for entry in list_directory(path.with_name(f"{path.name}.parts")) if part_number(entry)]
-    if left:
-        raise StoreError(
-            f"{path} is not finished: {len(left)} parts of it lie in {left[0].parent}; run the same "
-            "extraction again, which goes on from there"
-        )

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from featx.records import Space
 from featx.store.checking import Region
+from featx.store.parts import part_number
 from featx.store.schema import DIGEST_SIZE
 from featx.store.storefile import StoreFile
+from featx.store.userblock import PART_REMEDY, REMEDY
 
 __all__ = ["RowIndex", "RowSource"]
 
@@ -39,15 +41,18 @@ class RowSource:
     checksum: bytes
 
     @classmethod
-    def open(cls, path: Path, *, check: bool) -> RowSource:
+    def open(cls, path: Path, *, check: bool, remedy: str = "") -> RowSource:
         """Read a store or a part; with ``check``, every byte of it is hashed first.
+
+        ``remedy`` is what the error of a damaged file says to do.
 
         Raises
         ------
         StoreError
             As :class:`~featx.store.storefile.StoreFile`.
         """
-        file = StoreFile(path, check=check)
+        usual = REMEDY if part_number(path) is None else PART_REMEDY
+        file = StoreFile(path, check=check, remedy=remedy or usual)
         try:
             contents = file.contents
             group = "rows" if contents.kind == "part" else "images"
@@ -60,7 +65,7 @@ class RowSource:
                 phashes,
                 {region.layer.name: region for region in contents.regions},
                 float(contents.meta["seconds"]),
-                contents.meta["request"].get("versions", {}),
+                _versions(contents.meta["request"]),
                 file.header.digest,
             )
         finally:
@@ -122,3 +127,10 @@ class RowIndex:
 def _as_keys(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
     # Fixed-width bytes compare zero-padded, so digests that end in zeros stay themselves.
     return np.ascontiguousarray(digests).view(f"S{DIGEST_SIZE}").reshape(-1)
+
+
+def _versions(request: Mapping[str, object]) -> Mapping[str, str]:
+    versions = request.get("versions")
+    if not isinstance(versions, Mapping):
+        return {}
+    return {str(name): str(version) for name, version in versions.items()}

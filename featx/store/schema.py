@@ -182,7 +182,12 @@ def _encode_all(texts: Iterable[str | None], what: str) -> Text:
 def _dataset_of_column(column: str) -> bytes:
     quoted = re.sub(r"[%/\0]", lambda match: f"%{ord(match[0]):02X}", column)
     # HDF5 reads "" and "." as the group itself; a lone "%" is nobody else's name.
-    return encode_text({"": "%", ".": "%2E"}.get(quoted, quoted), "column")
+    name = {"": "%", ".": "%2E"}.get(quoted, quoted)
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # HDF5 has names in UTF-8 only
+        raise StoreError(f"The column {escape_name(column)!r} is no Unicode text; rename it") from None
+    return encode_text(name, "column")
 
 
 def column_of_dataset(name: str) -> str:

@@ -23,7 +23,7 @@ from featx.records import Progress, ProgressCallback
 from featx.store.checking import Contents, Region, inspect
 from featx.store.heap import GuardedFile, check_references
 from featx.store.schema import decode_text
-from featx.store.userblock import Header, check_bytes, read_header
+from featx.store.userblock import REMEDY, Header, check_bytes, read_header
 
 __all__ = ["StoreFile", "count_bytes"]
 
@@ -42,6 +42,9 @@ class StoreFile:
         Hash every byte before HDF5 sees one.
     on_bytes : callable, optional
         Called with the number of bytes that were hashed since the last call.
+    remedy : str
+        What messages of damage say is to be done, such as
+        :data:`featx.store.userblock.PART_REMEDY`.
 
     Raises
     ------
@@ -54,20 +57,26 @@ class StoreFile:
     """
 
     def __init__(
-        self, path: Path, *, check: bool = False, on_bytes: Callable[[int], None] | None = None
+        self,
+        path: Path,
+        *,
+        check: bool = False,
+        on_bytes: Callable[[int], None] | None = None,
+        remedy: str = REMEDY,
     ) -> None:
         self.path = path
+        self.remedy = remedy
         self._local = local()  # another thread would lose a file of ours in the middle
         self.is_hashed = check
-        """Whether its bytes were hashed when it was opened."""
+        """Whether its bytes were hashed when it was opened, and nothing has relied on that yet."""
         descriptor = _open(path)
         self._close = weakref.finalize(self, os.close, descriptor)
         self.raw = io.FileIO(descriptor, "rb", closefd=False)
         try:
             with disk_errors(path, "read"):
-                self.header: Header = read_header(self.raw, path)
+                self.header: Header = read_header(self.raw, path, remedy=remedy)
                 if check:
-                    check_bytes(self.raw, path, on_bytes)
+                    check_bytes(self.raw, path, on_bytes, remedy=remedy)
                 self.size = os.fstat(descriptor).st_size
             with self.h5() as h5:
                 self.contents: Contents = inspect(h5, path, self.size)
@@ -90,6 +99,22 @@ class StoreFile:
         if not self._close.alive:
             raise StoreError(f"{self.path} has been closed; open it again with FeatureStore")
 
+    def hash(self, on_bytes: Callable[[int], None]) -> None:
+        """Hash every byte with plain reads, unless opening has just done so.
+
+        Raises
+        ------
+        DamagedStoreError
+            If any is not the one that was written.
+        """
+        self.require_open()
+        if self.is_hashed:
+            self.is_hashed = False  # it may have changed when this is asked again
+            on_bytes(self.size)
+            return
+        with disk_errors(self.path, "read"):
+            check_bytes(self.raw, self.path, on_bytes, remedy=self.remedy)
+
     @contextmanager
     def h5(self) -> Iterator[h5py.File]:
         """Open the file with HDF5 for the time of the block; blocks inside share the outermost's."""
@@ -102,7 +127,7 @@ class StoreFile:
             h5 = h5py.File(GuardedFile(self.raw), "r")
         except (OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
             raise DamagedStoreError(
-                f"{self.path} is damaged: HDF5 cannot open it ({error}); extract it again"
+                f"{self.path} is damaged: HDF5 cannot open it ({error}); {self.remedy}"
             ) from error
         self._local.h5 = h5
         try:
@@ -121,7 +146,7 @@ class StoreFile:
                 values: NDArray[Any] = dataset[()]
             except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
                 raise DamagedStoreError(
-                    f"{self.path} is damaged: {name} cannot be read ({error}); extract it again"
+                    f"{self.path} is damaged: {name} cannot be read ({error}); {self.remedy}"
                 ) from error
         return values
 
@@ -143,17 +168,15 @@ class StoreFile:
             yield from region.blocks(self.raw, self.path)
 
 
-def count_bytes(path: Path, on_progress: ProgressCallback | None) -> Callable[[int], None] | None:
-    """Make progress of the bytes of a file that are hashed."""
-    if on_progress is None:
-        return None
-    size = path.stat().st_size if path.exists() else 0
+def count_bytes(total: int, on_progress: ProgressCallback | None) -> Callable[[int], None]:
+    """Make progress of the bytes that are hashed; whatever hashes is the same stage."""
     done = 0
 
     def count(more: int) -> None:
         nonlocal done
         done += more
-        on_progress(Progress("hash", done, size, "bytes"))
+        if on_progress is not None:
+            on_progress(Progress("verify", done, total, "bytes"))
 
     return count
 

@@ -30,6 +30,8 @@ from featx.records import FORMAT_VERSION
 __all__ = [
     "HDF5_SIGNATURE",
     "MAGIC",
+    "PART_REMEDY",
+    "REMEDY",
     "SIZE",
     "Header",
     "NewerFormatError",
@@ -46,6 +48,12 @@ MAGIC = b"featx\r\n\x1a"
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 """The first bytes of HDF5, after its user block."""
+
+REMEDY = "extract it again, or fetch the file again"
+"""What to do about a damaged store."""
+
+PART_REMEDY = "remove it, or run the extraction with --rehash, and its rows are computed again"
+"""What to do about a damaged part, whose store can do without it."""
 
 _LAYOUT = struct.Struct("<8sIIQ32s")
 _TEXT = b"\nThis is an HDF5 file with a user block of 512 bytes; any HDF5 tool opens it.\n"
@@ -78,7 +86,7 @@ def pack_header(header: Header) -> bytes:
     return (packed + _TEXT).ljust(SIZE, b"\0")
 
 
-def read_header(file: FileIO, path: Path) -> Header:
+def read_header(file: FileIO, path: Path, *, remedy: str = REMEDY) -> Header:
     """Read and check the user block of an open file: magic, version and length, not the checksum.
 
     Parameters
@@ -87,6 +95,8 @@ def read_header(file: FileIO, path: Path) -> Header:
         Open for reading.
     path : Path
         Its name, for messages.
+    remedy : str
+        What messages of damage say is to be done.
 
     Raises
     ------
@@ -106,7 +116,7 @@ def read_header(file: FileIO, path: Path) -> Header:
             "`featx import FILE.npz -o STORE`"
         )
     if len(block) < SIZE:
-        raise DamagedStoreError(f"{path} is damaged: it ends after {len(block)} bytes; extract it again")
+        raise DamagedStoreError(f"{path} is damaged: it ends after {len(block)} bytes; {remedy}")
     _, version, size, length, digest = _LAYOUT.unpack_from(block)
     if version > FORMAT_VERSION:
         raise NewerFormatError(
@@ -114,17 +124,19 @@ def read_header(file: FileIO, path: Path) -> Header:
             "reads; update featx"
         )
     if version < 1 or size != SIZE:
-        raise DamagedStoreError(f"{path} is damaged: its user block is not as written; extract it again")
+        raise DamagedStoreError(f"{path} is damaged: its user block is not as written; {remedy}")
     there = os.fstat(file.fileno()).st_size - SIZE
     if there != length:
         kind = "truncated" if there < length else "longer than it was"
         raise DamagedStoreError(
-            f"{path} is damaged: {kind}, {there + SIZE} bytes instead of {length + SIZE}; extract it again"
+            f"{path} is damaged: {kind}, {there + SIZE} bytes instead of {length + SIZE}; {remedy}"
         )
     return Header(version, length, digest)
 
 
-def check_bytes(file: FileIO, path: Path, on_bytes: Callable[[int], None] | None = None) -> None:
+def check_bytes(
+    file: FileIO, path: Path, on_bytes: Callable[[int], None] | None = None, *, remedy: str = REMEDY
+) -> None:
     """Hash the whole file with plain reads and compare it with its user block.
 
     Parameters
@@ -135,16 +147,18 @@ def check_bytes(file: FileIO, path: Path, on_bytes: Callable[[int], None] | None
         Its name, for messages.
     on_bytes : callable, optional
         Called with the number of bytes that were read since the last call.
+    remedy : str
+        What messages of damage say is to be done.
 
     Raises
     ------
     NotAStoreError, DamagedStoreError
         As :func:`read_header`, and if any byte is not the one that was written.
     """
-    header = read_header(file, path)
+    header = read_header(file, path, remedy=remedy)
     file.seek(0)
     if file.read(SIZE) != pack_header(header):
-        raise DamagedStoreError(f"{path} is damaged: its user block is not as written; extract it again")
+        raise DamagedStoreError(f"{path} is damaged: its user block is not as written; {remedy}")
     if on_bytes is not None:
         on_bytes(SIZE)
     digest = hashlib.sha256()
@@ -156,5 +170,5 @@ def check_bytes(file: FileIO, path: Path, on_bytes: Callable[[int], None] | None
     if digest.digest() != header.digest:
         raise DamagedStoreError(
             f"{path} is damaged: the SHA-256 of its bytes is {digest.hexdigest()[:16]}… instead of "
-            f"{header.digest.hex()[:16]}…; extract it again, or fetch the file again"
+            f"{header.digest.hex()[:16]}…; {remedy}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,19 +11,54 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DamagedStoreError, FeatxError
-from featx.files import disk_errors
-from featx.records import Progress, ProgressCallback
+from featx.errors import FeatxError
+from featx.records import ProgressCallback
 from featx.store.checking import Region
 from featx.store.partrows import PartRows, Rows
 from featx.store.rounding import finite_rows
-from featx.store.storefile import StoreFile
-from featx.store.userblock import check_bytes
+from featx.store.storefile import StoreFile, count_bytes
+from featx.store.userblock import REMEDY
 
 if TYPE_CHECKING:
     from featx.store.reader import FeatureStore
 
-__all__ = ["find_problems"]
+__all__ = ["find_problems", "require_bytes"]
+
+_THREADS = 2
+"""Hashing gives up the interpreter's lock; more would wait for the disk."""
+
+
+def require_bytes(file: StoreFile, rows: Rows, on_progress: ProgressCallback | None) -> None:
+    """Hash the files of an open store with plain reads.
+
+    Parameters
+    ----------
+    file : StoreFile
+        Its one file, or its index.
+    rows : Rows
+        Where its rows lie.
+    on_progress : callable or None
+        Called with a :class:`featx.records.Progress` in bytes.
+
+    Raises
+    ------
+    DamagedStoreError
+        Naming the first damaged file.
+    StoreError
+        If a part is missing.
+    """
+    advance = count_bytes(_size(file, rows), on_progress)
+    file.hash(advance)
+    if not isinstance(rows, PartRows):
+        return
+
+    def check(number: int) -> int:
+        rows.open_part(number, check=True).close()
+        return int(rows.sizes[number])
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for size in pool.map(check, range(len(rows.names))):
+            advance(size)
 
 
 def find_problems(
@@ -46,21 +82,8 @@ def find_problems(
     list of str
         A line each, naming the file; empty if the store is whole.
     """
-    total = file.size + (int(rows.sizes.sum()) if isinstance(rows, PartRows) else 0)
-    done = 0
-
-    def advance(size: int) -> None:
-        nonlocal done
-        done += size
-        if on_progress is not None:
-            on_progress(Progress("verify", done, total, "bytes"))
-
-    problems: list[str] = []
-    if file.is_hashed:
-        file.is_hashed = False  # it may have changed when this is asked again
-        advance(file.size)
-    else:
-        problems = _attempt(partial(_check_file, file, advance))
+    advance = count_bytes(_size(file, rows), on_progress)
+    problems = _attempt(partial(_check_file, file, advance))
     if problems:  # nothing that the file says can be believed
         return problems
     problems = _attempt(partial(_check_index, store))
@@ -71,6 +94,10 @@ def find_problems(
     return problems
 
 
+def _size(file: StoreFile, rows: Rows) -> int:
+    return file.size + (int(rows.sizes.sum()) if isinstance(rows, PartRows) else 0)
+
+
 def _attempt(check: Callable[[], list[str]]) -> list[str]:
     try:
         return check()
@@ -79,19 +106,18 @@ def _attempt(check: Callable[[], list[str]]) -> list[str]:
 
 
 def _check_file(file: StoreFile, advance: Callable[[int], None]) -> list[str]:
-    with disk_errors(file.path, "read"):
-        check_bytes(file.raw, file.path, advance)
+    file.hash(advance)
     return []
 
 
 def _check_index(store: FeatureStore) -> list[str]:
     if len(set(store.names)) != len(store):
-        return [f"{store.path} is damaged: a name stands twice; extract it again"]
+        return [f"{store.path} is damaged: a name stands twice; {REMEDY}"]
     columns = (store.y, store.splits, store.groups, store.sizes, store.mtimes_ns, *store.columns.values())
     if any(len(values) != len(store) for values in (*columns, store.phashes, store.digests)):
-        return [f"{store.path} is damaged: its index is incomplete; extract it again"]
+        return [f"{store.path} is damaged: its index is incomplete; {REMEDY}"]
     if not all(item.reason for item in store.skipped):
-        return [f"{store.path} is damaged: an image is skipped without a reason; extract it again"]
+        return [f"{store.path} is damaged: an image is skipped without a reason; {REMEDY}"]
     return []
 
 
@@ -102,7 +128,7 @@ def _not_finite(file: StoreFile, region: Region) -> list[str]:
         if len(bad):
             return [
                 f"{file.path} is damaged: row {start + int(bad[0])} of {region.layer.name!r} is not finite; "
-                "extract it again"
+                f"{file.remedy}"
             ]
         start += len(block)
     return []
@@ -127,10 +153,7 @@ def _check_index_file(path: Path) -> list[str]:
 def _check_part(
     store: FeatureStore, rows: PartRows, number: int, places: Mapping[str, NDArray[np.int64]]
 ) -> list[str]:
-    try:
-        file = rows.open_part(number, check=True)
-    except DamagedStoreError as error:
-        return [f"{error}; of a part: remove it, or extract with --rehash, and its rows are computed again"]
+    file = rows.open_part(number, check=True)
     try:
         problems: list[str] = []
         digests = file.read("rows/digest")

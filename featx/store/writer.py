@@ -12,10 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from featx.errors import DamagedStoreError, NotAStoreError
+from featx.errors import DamagedStoreError, NotAStoreError, StoreError
 from featx.files import disk_errors, make_directories, remove_temporaries
 from featx.records import LayerInfo, SkippedImage, Space
 from featx.store.gathering import OpenFiles, gather
+from featx.store.leftovers import remove_parts
 from featx.store.locking import WriterLock
 from featx.store.parts import part_number
 from featx.store.partswriter import PartsWriter
@@ -32,6 +33,9 @@ from featx.store.skeleton import write_file
 from featx.store.storefile import StoreFile
 
 __all__ = ["IndexRow", "StoreWriter"]
+
+_FEW = 100
+"""Images whose rows are soon computed again."""
 
 
 class StoreWriter(PartsWriter):
@@ -125,11 +129,13 @@ class StoreWriter(PartsWriter):
         Raises
         ------
         StoreError
-            If an image has no row, or the disk fails; parts are kept.
+            If an image has no row, most rows of the store would go, or the disk fails; parts are kept.
         """
         self.flush()
         kept = [region.layer for region in self._finished.regions.values()] if self._finished else []
         layers, where = self._locate(images, digest_rows(images), kept)
+        self._refuse_loss(images)
+        measured = self._with_earlier_seconds(provenance, where)
         table, columns = images_table(images, self._phashes_at(where[self.layers[0].name]))
         with OpenFiles() as files:
 
@@ -139,7 +145,7 @@ class StoreWriter(PartsWriter):
 
             write_file(
                 self.path,
-                attributes=root_attributes(self.space, self.request, self.source, provenance),
+                attributes=root_attributes(self.space, self.request, self.source, measured),
                 tables={"images": table, "images/columns": columns, "skipped": skipped_table(skipped)},
                 layers=layers,
                 rows=len(images),
@@ -168,24 +174,36 @@ class StoreWriter(PartsWriter):
     def _load_store(self) -> None:
         if self.overwrite or not self.path.exists():
             return
-        try:
-            found = RowSource.open(self.path, check=True)
-        except DamagedStoreError as error:
-            raise DamagedStoreError(f"{error}, with --overwrite to replace it") from error
+        found = RowSource.open(self.path, check=True, remedy="extract it again with --overwrite")
         refuse_other_space(self.path, found.space, self.space)
         refuse_other_width(found, self.layers)
         self._finished = found
         self._index.sources.append(found)
 
+    def _refuse_loss(self, images: Sequence[IndexRow]) -> None:
+        """Keep the rows where most images are gone: then the source is often mistyped, or not mounted."""
+        if self._finished is None:
+            return
+        there = {row.tobytes() for row in self._finished.digests}
+        gone = len(there - {image.digest for image in images})
+        if gone > max(_FEW, len(there) // 2):
+            raise StoreError(
+                f"{self.path} would lose the rows of {gone} of its {len(there)} images, which {self.source} "
+                "does not have; check the source, choose another output, or replace it with --overwrite"
+            )
+        self.removed = gone
+
     def _remove_parts(self) -> None:
-        """Everything is in the store now; what cannot be removed does no harm."""
+        """Remove the parts of which the store has every row now; what cannot be removed does no harm."""
         self._index.sources.clear()
         try:
-            for path in self.parts_directory.iterdir():
-                if path.name.startswith("part-"):
-                    path.unlink()
-            self.parts_directory.rmdir()
-        except OSError as error:
+            remove_parts(self.path, self.parts_directory)
+        except (OSError, StoreError) as error:
+            self.notes.append(f"{self.parts_directory} could not be removed ({error}); remove it by hand")
+            return
+        left = [path for path in list_directory(self.parts_directory) if part_number(path) is not None]
+        if left:
             self.notes.append(
-                f"{self.parts_directory} could not be removed ({error.strerror}); remove it by hand"
+                f"{len(left)} part{'s' * (len(left) > 1)} with rows of images that {self.source} does not "
+                f"have stay in {self.parts_directory}; remove it if you do not need them"
             )

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 import featx
 from featx.cli import cli
+from featx.store.importing import write_arrays
 
 
 def run(*arguments, code=0):
@@ -97,16 +98,60 @@ class TestArrays:
         for name in ("names", "y", "splits", "groups"):
             assert list(getattr(back, name)) == list(getattr(first, name))
 
+    def test_columns_and_the_space_come_back(self, tmp_path):
+        first = store_with_columns(tmp_path / "a.h5", {"precision": "bf16"})
+        assert first.space.precision == "bf16"
+        first.export(tmp_path / "a.npz")
+        file = str(tmp_path / "a.npz")
+        assert "b.h5: 1 image;" in run("import", file, "-o", tmp_path / "b.h5").stdout
+        back = featx.FeatureStore(tmp_path / "b.h5")
+        assert {name: values.tolist() for name, values in back.columns.items()} == COLUMNS
+        assert back.records[0].columns == {name: value for name, (value,) in COLUMNS.items()}
+        assert back.space.precision == "bf16"
+        assert back.meta["source"] == file
+        assert back.meta["request"]["imported_from"] == file
+        assert back.meta["request"]["space"] == first.space.to_json()
+
+    def test_without_a_space_the_precision_is_full(self, tmp_path):
+        np.savez(tmp_path / "x.npz", X=np.eye(3))
+        run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5")
+        back = featx.FeatureStore(tmp_path / "x.h5")
+        assert back.space.precision == "fp32"
+        assert "space" not in back.meta["request"]
+
+
+COLUMNS = {"site": ["a"], "": ["no name"], "a/b %\x1b[2J": [os.fsdecode(b"\xfe")]}
+
+
+def store_with_columns(path, origin=None):
+    write_arrays(
+        path,
+        {"fc:avg": np.eye(1, dtype=np.float32)},
+        **dict.fromkeys(("y", "names", "splits", "groups", "digests", "phashes")),
+        backbone="net",
+        overwrite=False,
+        columns=COLUMNS,
+        origin=origin,
+    )
+    return featx.FeatureStore(path)
+
 
 class TestErrors:
     @pytest.mark.parametrize(
         ("content", "text"),
         [
             (single(), "is a single array, no .npz"),
-            (b"", "cannot be read as .npz"),
-            (packed(X=np.eye(9))[:200], "cannot be read as .npz"),
+            (b"", "is no .npz, or not all of it"),
+            (packed(X=np.eye(9))[:200], "is no .npz, or not all of it"),
             (flipped(), "cannot be read as .npz"),
-            (b"X,y\n1,2\n", "cannot be read as .npz"),
+            (b"X,y\n1,2\n", "is no .npz"),
+            (packed(X=np.eye(2), y=np.array(["a", None], object)), "an array y of Python objects"),
+            (packed(X=np.eye(2), space=np.array("{")), "no JSON object"),
+            (packed(X=np.eye(2), columns=np.array(["site"])), "has no array column:site"),
+            (
+                packed(X=np.eye(1), columns=np.array(["\udcff"]), **{"column:\\udcff": np.array(["a"])}),
+                "The column '\\\\udcff' is no Unicode text",
+            ),
             (packed(X=np.eye(2), y=np.eye(2)), "y has the shape (2, 2), expected one value"),
             (packed(X=np.eye(2), names=np.array("a")), "names has the shape ()"),
         ],
@@ -115,13 +160,23 @@ class TestErrors:
         (tmp_path / "x.npz").write_bytes(content)
         result = run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5", code=1)
         assert text in result.stderr
+        assert "allow_pickle" not in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
         assert not (tmp_path / "x.h5").exists()
 
     def test_a_zip_of_something_else(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
             file.writestr("X", b"no array")
-        assert "expected" in run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5", code=1).stderr
+        assert "no array" in run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5", code=1).stderr
+
+    def test_a_missing_file(self, tmp_path):
+        result = run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5", code=1)
+        assert "x.npz does not exist" in result.stderr
+
+    def test_what_is_there_is_replaced_with_an_option(self, tmp_path):
+        np.savez(tmp_path / "x.npz", X=np.eye(3))
+        run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5")
+        assert "--overwrite" in run("import", tmp_path / "x.npz", "-o", tmp_path / "x.h5", code=1).stderr
 
 
 def test_info_of_an_imported_store(tmp_path):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +174,35 @@ class TestCommands:
         store.write_bytes(data)
         assert str(store) in run("verify", store, code=1).stderr.replace("\n", "")
 
+    @pytest.mark.parametrize(
+        ("options", "name"),
+        [
+            (["-o", "q.csv"], "q.csv"),
+            (["-o", "q.CSV", "--to", "csv"], "q.CSV"),
+            (["-o", "new/q.npz"], "new/q.npz"),
+            (["-o", "q", "--to", "csv"], "q.csv"),
+            (["-o", "q.v2", "--to", "csv"], "q.v2.csv"),
+            (["-o", "q"], "q.npz"),
+            ([], "x.npz"),
+            (["--to", "csv"], "x.csv"),
+        ],
+    )
+    def test_the_ending_decides(self, store, monkeypatch, options, name):
+        monkeypatch.chdir(store.parent)
+        assert run("export", store.name, *options).stdout == f"{name}\n"
+        assert Path(name).read_bytes().startswith(b"name," if name.lower().endswith("csv") else b"PK")
+
+    def test_two_formats_are_wrong_usage(self, store, tmp_path):
+        result = run("export", store, "-o", tmp_path / "q.npz", "--to", "csv", code=2)
+        assert "q.npz ends in .npz, and --to asks for csv" in result.stderr.replace("\n", "")
+        assert not (tmp_path / "q.npz").exists()
+        assert "'.txt'" in run("export", store, "-o", tmp_path / "q.txt", code=1).stderr
+
+    def test_an_export_that_is_there_is_replaced_with_an_option(self, store, tmp_path):
+        run("export", store)
+        assert "--overwrite" in run("export", store, code=1).stderr
+        run("export", store, "--overwrite")
+
     def test_export_and_import(self, store, tmp_path):
         run("export", store, "-o", tmp_path / "e.csv", "--to", "csv")
         assert len((tmp_path / "e.csv").read_text().splitlines()) == 25
@@ -197,6 +228,48 @@ class TestCommands:
         assert "features.12.cat" in text
         assert "512" in text
         assert "No backbone" in run("backbones", "qqq", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"), [("extract", "; what was finished is kept\n"), ("export", " again\n")]
+)
+def test_a_full_disk_keeps_what_an_extraction_finished(store, photos, monkeypatch, tmp_path, command, kept):
+    arguments = {"extract": [photos, "-o", tmp_path / "y.h5", "--backbone", "pixels"], "export": [store]}
+
+    def full(descriptor, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    result = run(command, *arguments[command], code=1)
+    assert "then run the same command again" in result.stderr
+    assert result.stderr.endswith(kept)
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_error_is_no_command_to_the_terminal():
+    assert "no\\x1b[2Jsuch" in run("info", "no\x1b[2Jsuch", code=1).stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("module", ["click", "featx.cli.group", "rich"])
+def test_a_signal_while_it_loads_is_no_traceback(name, code, module):
+    program = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.{name})
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["featx", "info", "no-such"] if {module!r} != "rich" else ["featx", "verify", "no-such"]
+from featx.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_launcher_is_featx():

@@ -320,7 +320,6 @@ class TestOverwrite:
             assert writer.known
             writer.forget()
             assert writer.known == set()
-            assert writer.earlier_seconds == 0
             assert contents(root) == before
             mine = PICTURES.of(Shard(1, 2))
             keys = list(dict.fromkeys(PICTURES.keys[record.name] for record in mine))

@@ -200,7 +200,7 @@ def test_a_full_disk_names_the_remedy(kit, path, monkeypatch):
         writer.add(*kit.rows(KEYS))
         with monkeypatch.context() as patch:
             Failing("write", 1, errno.ENOSPC, patch, True)
-            with pytest.raises(StoreError, match=r"No space left.*free space.*can be resumed"):
+            with pytest.raises(StoreError, match=r"No space left.*free space.*run the same command again"):
                 writer.flush()
         writer.finish(kit.images(KEYS), [], {})
     check(kit, path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from featx.errors import NotAStoreError, StoreError
+from featx.files import temporary_path
 from featx.store.reader import FeatureStore
 
 X = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -75,6 +76,14 @@ def test_the_space_depends_on_the_numbers(tmp_path):
         ({"X": X, "digests": np.zeros((4, 31), np.uint8)}, r"expected \(4, 32\)"),
         ({"X": X, "phashes": np.zeros(3, np.uint64)}, r"expected \(4,\)"),
         ({"X": {}}, "one number of rows"),
+        ({"X": X, "y": "abcd"}, "Got str 'abcd' for y, expected a sequence of 4"),
+        ({"X": X, "y": b"abcd"}, "Got bytes b'abcd' for y, expected a sequence of 4"),
+        ({"X": X, "y": 1}, "Got int 1 for y, expected a sequence of 4"),
+        ({"X": X, "y": np.zeros((4, 2))}, r"Got y of the shape \(4, 2\), expected a sequence of 4"),
+        ({"X": X, "y": [[1], [2], [3], [4]]}, "Got y that hold lists, expected a sequence of 4"),
+        ({"X": X, "names": "abcd"}, "Got str 'abcd' for names, expected a sequence of 4"),
+        ({"X": X, "names": np.array([["a"], ["b"], ["c"], ["d"]])}, r"names of the shape \(4, 1\)"),
+        ({"X": X, "splits": "test"}, "Got str 'test' for splits"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(path, arguments, match):
@@ -86,7 +95,7 @@ def test_arrays_that_do_not_fit_are_refused(path, arguments, match):
 def test_an_existing_path_is_kept(path):
     FeatureStore.from_arrays(path, X).close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="exists; choose another output"):
+    with pytest.raises(StoreError, match="exists; choose another output, or replace it with --overwrite"):
         FeatureStore.from_arrays(path, X[:2])
     assert path.read_bytes() == before
     with FeatureStore.from_arrays(path, X[:2], overwrite=True) as store:
@@ -98,3 +107,10 @@ def test_a_foreign_file_is_not_overwritten(path):
     with pytest.raises(NotAStoreError):
         FeatureStore.from_arrays(path, X, overwrite=True)
     assert path.read_text() == "mine"
+
+
+def test_what_a_killed_import_left_goes(path):
+    left = temporary_path(path)
+    left.write_bytes(b"left")
+    FeatureStore.from_arrays(path, X).close()
+    assert not left.exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import featx.store.partrows as module
-from featx.errors import DamagedStoreError, FeatxError, StoreError
+from featx.errors import DamagedStoreError, FeatxError, StoreError, UnknownNameError
 from featx.store.directory import index_path
 from featx.store.reader import FeatureStore
 
@@ -89,6 +91,27 @@ class TestX:
             FeatureStore(tmp_path / "s").X(kit.avg.name), kit.expected(keys, kit.avg)
         )
 
+    def test_is_gathered_once_while_it_is_in_use(self, kit, stores, monkeypatch):
+        store = FeatureStore(stores / "many")
+        first = store.X(kit.avg.name)
+        with pytest.raises(ValueError, match="read-only"):
+            first[0] = 0
+        assert store.X(kit.avg.name) is first
+        assert store.X(kit.flat.name) is not first
+        kept = weakref.ref(first)
+        del first
+        gc.collect()
+        assert kept() is None
+        np.testing.assert_array_equal(store.X(kit.avg.name), FeatureStore(stores / "one.h5").X(kit.avg.name))
+
+    def test_a_store_without_rows_is_read_only_too(self, kit, tmp_path):
+        kit.store(tmp_path / "no.h5", [])
+        write_all(kit, tmp_path / "s", album([], bad=(1,)), 1)
+        for name in ("no.h5", "s"):
+            values = FeatureStore(tmp_path / name).X(kit.avg.name)
+            assert values.shape == (0, 5)
+            assert not values.flags.writeable
+
     def test_no_rows(self, kit, tmp_path):
         write_all(kit, tmp_path / "s", album([], bad=(1,)), 2)
         store = FeatureStore(tmp_path / "s")
@@ -116,6 +139,50 @@ class TestTake:
     def test_a_row_that_is_not_there(self, kit, stores, kind, index):
         with pytest.raises(IndexError, match=str(index[-1])), FeatureStore(stores / kind) as store:
             store.take(kit.avg.name, index)
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
+    @given(mask=st.lists(st.booleans(), min_size=13, max_size=13))
+    def test_a_mask(self, kit, stores, kind, mask):
+        with FeatureStore(stores / kind) as store:
+            mask = mask[: len(store)]
+            expected = np.asarray(store.X(kit.avg.name))[np.array(mask)]
+            np.testing.assert_array_equal(store.take(kit.avg.name, mask), expected)
+            np.testing.assert_array_equal(store.take(kit.avg.name, np.array(mask)), expected)
+
+    @pytest.mark.parametrize(
+        ("index", "match"),
+        [
+            ([True, False], "mask of length 2"),
+            (np.array([], bool), "mask of length 0"),
+            ([1.5], "float64 values"),
+            ([1.0], "float64 values"),
+            (np.array([]), "float64 values"),
+            ([None], "object values"),
+            (["1"], "U1 values"),
+            ([2**70], "object values"),
+            ([[0, 1], [1, 0]], r"shape \(2, 2\)"),
+            ([[]], r"shape \(1, 0\)"),
+            (3, r"shape \(\)"),
+            (np.array([2**64 - 1], np.uint64), "row 18446744073709551615 was"),
+        ],
+    )
+    def test_what_selects_no_rows(self, kit, stores, kind, index, match):
+        with pytest.raises(IndexError, match=match), FeatureStore(stores / kind) as store:
+            store.take(kit.avg.name, index)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64])
+    def test_integers_of_any_type(self, kit, stores, kind, dtype):
+        with FeatureStore(stores / kind) as store:
+            values = store.take(kit.avg.name, np.array([2, 0], dtype))
+            np.testing.assert_array_equal(values, np.asarray(store.X(kit.avg.name))[[2, 0]])
+
+    @pytest.mark.parametrize("rows", [0, -3])
+    def test_blocks_of_no_rows(self, kit, stores, kind, rows):
+        with FeatureStore(stores / kind) as store:
+            with pytest.raises(ValueError, match=f"blocks of {rows} rows, expected 1 or more"):
+                store.blocks(kit.avg.name, rows)
+            with pytest.raises(UnknownNameError):
+                store.blocks("layer9")
 
     def test_is_a_copy(self, kit, stores, kind):
         with FeatureStore(stores / kind) as store:

@@ -9,11 +9,15 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from directories import album, flip, parts, write_all
 
 import featx
+import featx.store.storefile
 from featx.errors import DamagedStoreError, NotAStoreError, StoreError, UnknownNameError
-from featx.records import LayerInfo
+from featx.records import LayerInfo, Progress
+from featx.store.directory import index_path
 from featx.store.reader import FeatureStore
+from featx.store.storefile import StoreFile
 from featx.store.userblock import SIZE, Header, pack_header
 
 
@@ -214,6 +218,168 @@ def test_blocks_that_are_too_few_never_become_a_store(kit, path, monkeypatch):
     with pytest.raises(StoreError, match="got 2 rows, expected 10"):
         kit.store(path)
     assert not path.exists()
+
+
+PICTURES = album(range(9), twins=(2,))
+
+
+@pytest.fixture(params=["file", "directory"])
+def either(request, kit, tmp_path):
+    """A store, and the files with its bytes."""
+    if request.param == "file":
+        kit.store(tmp_path / "photos.h5", range(9))
+        return tmp_path / "photos.h5", [tmp_path / "photos.h5"]
+    write_all(kit, tmp_path / "photos", PICTURES, 2)
+    return tmp_path / "photos", [index_path(tmp_path / "photos"), *parts(tmp_path / "photos")]
+
+
+def damage_rows(kit, file):
+    """Flip the sign of one number, where nothing but the checksum can tell."""
+    (region,) = (region for region in StoreFile(file).contents.regions if region.layer == kit.avg)
+    flip(file, 8 * region.offset + 15)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files that are hashed, in turn."""
+    paths = []
+    hash_all = featx.store.storefile.check_bytes
+
+    def count(file, path, *rest, **options):
+        paths.append(path)
+        hash_all(file, path, *rest, **options)
+
+    monkeypatch.setattr(featx.store.storefile, "check_bytes", count)
+    return paths
+
+
+class TestRequireBytes:
+    def test_names_the_file_with_a_flipped_bit(self, kit, either):
+        path, files = either
+        damage_rows(kit, files[-1])
+        store = FeatureStore(path)
+        assert np.isfinite(store.X(kit.avg.name)).all()
+        for _ in range(2):
+            with pytest.raises(DamagedStoreError, match=r"SHA-256") as caught:
+                store.require_bytes()
+            assert str(files[-1]) in str(caught.value)
+
+    def test_names_the_first_of_several_and_stops(self, kit, tmp_path):
+        write_all(kit, tmp_path / "s", album(range(40)), 1, step=2)
+        for victim in parts(tmp_path / "s")[3:]:
+            damage_rows(kit, victim)
+        with pytest.raises(DamagedStoreError) as caught:
+            FeatureStore(tmp_path / "s").require_bytes()
+        assert str(parts(tmp_path / "s")[3]) in str(caught.value)
+
+    def test_needs_every_part(self, kit, tmp_path):
+        write_all(kit, tmp_path / "s", PICTURES, 2)
+        store = FeatureStore(tmp_path / "s")
+        parts(tmp_path / "s")[1].unlink()
+        with pytest.raises(StoreError, match=rf"{parts(tmp_path / 's')[0].parent.parent}.* is missing"):
+            store.require_bytes()
+
+    def test_hashes_each_file_once(self, either, hashed):
+        path, files = either
+        store = FeatureStore(path)
+        steps: list[Progress] = []
+        store.require_bytes(steps.append)
+        assert sorted(hashed) == sorted(files)
+        assert steps[-1].done == steps[-1].total == store.nbytes
+        store.require_bytes()
+        assert len(hashed) == len(files)
+
+    def test_believes_what_was_hashed_at_opening(self, either, hashed):
+        path, files = either
+        store = FeatureStore(path, check=True)
+        store.require_bytes()
+        assert sorted(hashed) == sorted(files)
+        store.verify()
+        assert hashed.count(files[0]) == 2
+
+    def test_is_free_after_verify_until_that_finds_something(self, kit, either, hashed):
+        path, files = either
+        store = FeatureStore(path)
+        store.verify()
+        count = len(hashed)
+        store.require_bytes()
+        assert len(hashed) == count
+        damage_rows(kit, files[-1])
+        with pytest.raises(DamagedStoreError):
+            store.verify()
+        with pytest.raises(DamagedStoreError):
+            store.require_bytes()
+
+    @pytest.mark.parametrize("suffix", [".h5", ".npz", ".csv"])
+    def test_guards_exports(self, kit, either, tmp_path, suffix):
+        path, files = either
+        damage_rows(kit, files[-1])
+        with pytest.raises(DamagedStoreError, match=files[-1].name), FeatureStore(path) as store:
+            store.export(tmp_path / f"out{suffix}")
+        assert not list(tmp_path.glob("out*"))
+
+
+def test_verify_hashes_again_each_time_but_right_after_opening(either, hashed):
+    path, files = either
+    store = FeatureStore(path, check=True)
+    assert hashed == [files[0]]
+    for count in (1, 2, 3):
+        store.verify()
+        assert hashed.count(files[0]) == count
+
+
+def test_checking_and_verifying_are_one_stage(either):
+    path, _ = either
+    steps: list[Progress] = []
+    store = FeatureStore(path, check=True, on_progress=steps.append)
+    opening = len(steps)
+    assert opening
+    store.verify(steps.append)
+    assert {(step.stage, step.unit, step.total) for step in steps} == {("verify", "bytes", store.nbytes)}
+    done = [step.done for step in steps]
+    assert done == sorted(done)
+    assert len(done) > opening
+    assert done[-1] == store.nbytes
+
+
+class TestPickle:
+    code = (
+        "import pickle, sys\n"
+        "store = pickle.load(sys.stdin.buffer)\n"
+        "values = [store.X(layer.name).tolist() for layer in store.layers]\n"
+        "sys.stdout.buffer.write(pickle.dumps((store.names, store.y.tolist(), values)))"
+    )
+
+    def test_reads_the_same_in_another_process(self, kit, either, tmp_path, monkeypatch):
+        path, _ = either
+        monkeypatch.chdir(path.parent)
+        with FeatureStore(path.name) as store:
+            (tmp_path / "elsewhere").mkdir()
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            done = subprocess.run(
+                [sys.executable, "-c", self.code],
+                input=pickle.dumps(store),
+                stdout=subprocess.PIPE,
+                env=kit.environment(),
+                check=True,
+                timeout=60,
+            )
+            names, labels, values = pickle.loads(done.stdout)
+            assert names == store.names
+            assert labels == store.y.tolist()
+            assert values == [store.X(layer.name).tolist() for layer in store.layers]
+
+    def test_another_store_in_its_place_is_refused(self, kit, either):
+        path, files = either
+        data = pickle.dumps(FeatureStore(path))
+        pickle.loads(data).close()
+        if len(files) > 1:
+            write_all(kit, path, album(range(8)), 2)
+        else:
+            kit.store(path, range(8))
+        assert len(FeatureStore(path)) == 8
+        with pytest.raises(StoreError, match=rf"{path} was replaced since the store was pickled"):
+            pickle.loads(data)
 
 
 def test_no_torch_is_loaded(kit):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from featx.errors import StoreError
 from featx.records import ImageRecord
 from featx.store.reader import FeatureStore
 from featx.store.schema import IndexRow, column_of_dataset, layer_of_name
@@ -52,3 +54,11 @@ def test_images_that_share_no_column_get_empty_ones(kit, path):
             "y": ["", "2"],
         }
         assert np.all(store.mtimes_ns == -1)
+
+
+def test_a_column_that_hdf5_cannot_name_is_refused(kit, path):
+    image = IndexRow(ImageRecord("a.jpg", columns={"\udcff": "v"}), kit.digest(0))
+    with kit.writer(path) as writer:
+        writer.add(*kit.rows([0]))
+        with pytest.raises(StoreError, match=r"The column .*udcff.* is no Unicode text; rename it"):
+            writer.finish([image], [], {})

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from featx.errors import DamagedStoreError, NotAStoreError
-from featx.store.userblock import SIZE, Header, check_bytes, pack_header, read_header
+from featx.store.userblock import REMEDY, SIZE, Header, check_bytes, pack_header, read_header
 
 REST = bytes(range(256)) * 40
 
@@ -53,6 +53,23 @@ def test_a_flipped_bit_anywhere_is_found(signed, path, place):
     path.write_bytes(data)
     with io.FileIO(path) as file, pytest.raises(DamagedStoreError, match=path.name):
         check_bytes(file, path)
+
+
+@pytest.mark.parametrize("place", [9, 13, 20, 60, 600, None])
+def test_what_to_do_is_what_the_caller_says(signed, path, place):
+    signed()
+    data = bytearray(path.read_bytes())
+    if place is None:
+        data = data[:200]
+    else:
+        data[place] ^= 4
+    path.write_bytes(data)
+    newer = place == 9
+    with io.FileIO(path) as file:
+        for options, remedy in (({}, REMEDY), ({"remedy": "burn it"}, "burn it")):
+            with pytest.raises(DamagedStoreError) as caught:
+                check_bytes(file, path, **options)
+            assert str(caught.value).endswith("; update featx" if newer else f"; {remedy}")
 
 
 @pytest.mark.parametrize(("version", "match"), [(0, "user block is not as written"), (2, "newer than 1")])

@@ -14,7 +14,7 @@ from featx.records import Progress
 from featx.store.directory import index_path
 from featx.store.reader import FeatureStore
 from featx.store.storefile import StoreFile
-from featx.store.userblock import NewerFormatError
+from featx.store.userblock import PART_REMEDY, NewerFormatError
 
 PICTURES = album(range(13), bad=(30,), twins=(2, 5))
 FLIPS = 60
@@ -88,6 +88,44 @@ def test_a_part_that_is_not_as_it_was(kit, root, fault):
         assert str(victim) in found[0]
 
 
+REMEDIES = {"missing": "put it back, or run", "swapped": "put that one back", "newer": "update featx"}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "flipped", "not finite"])
+def test_what_to_do_about_a_part_is_said_once(kit, root, fault):
+    victim = parts(root)[0]
+    if fault == "not finite":
+        not_finite(kit, root, victim)
+    elif fault == "flipped":
+        flip(victim, 8 * victim.stat().st_size - 3)
+    else:
+        FAULTS[fault](kit, root, victim)
+    (found,) = problems(root)
+    remedy = REMEDIES.get(fault, "is not the part" if fault == "another space" else PART_REMEDY)
+    assert remedy in found
+    assert found.count(";") == 1
+    assert "extract it again" not in found
+    if remedy is not PART_REMEDY:
+        assert PART_REMEDY not in found
+
+
+def not_finite(kit, root, victim):
+    """A part that was written so, with an index that means it."""
+    with FeatureStore(root) as old:
+        number = old._rows.names.index(f"{victim.parent.name}/{victim.name}")
+
+    def change(h5):
+        h5[f"features/{kit.flat.name}"][0, 0] = np.inf
+
+    forge(victim, change)
+    digest = victim.read_bytes()[24:56]
+
+    def agree(h5):
+        h5["parts/digest"][number] = np.frombuffer(digest, np.uint8)
+
+    forge(index_path(root), agree)
+
+
 def test_rows_of_the_other_parts_can_be_read_even_so(kit, root):
     before, victim = contents(root), parts(root)[0]
     with FeatureStore(root) as store:
@@ -149,21 +187,8 @@ class TestVerify:
             store.verify()
 
     def test_a_value_that_is_not_finite(self, kit, root):
-        """A part that was written so, with an index that means it."""
         victim = parts(root)[0]
-        old = FeatureStore(root)
-        number = old._rows.names.index(f"{victim.parent.name}/{victim.name}")
-
-        def not_finite(h5):
-            h5[f"features/{kit.flat.name}"][0, 0] = np.inf
-
-        forge(victim, not_finite)
-        digest = victim.read_bytes()[24:56]
-
-        def agree(h5):
-            h5["parts/digest"][number] = np.frombuffer(digest, np.uint8)
-
-        forge(index_path(root), agree)
+        not_finite(kit, root, victim)
         assert [text for text in problems(root) if "not finite" in text and str(victim) in text]
 
     def test_a_damaged_index_is_the_one_thing_to_be_said(self, kit, root):

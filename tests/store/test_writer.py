@@ -153,7 +153,45 @@ def test_known_needs_every_layer(kit, path):
         assert writer.known == {kit.digest(1)}
     with kit.writer(path, [kit.avg]) as writer:
         assert writer.known == {kit.digest(0), kit.digest(1)}
-        assert writer.earlier_seconds > 0
+
+
+def test_seconds_are_those_of_the_rows_that_are_used(kit, path):
+    """Half of the rows found, and nothing twice, however often it runs."""
+    kit.store(path, range(10))  # in 1.5 s, as it says
+    for _ in range(3):
+        with kit.writer(path) as writer:
+            writer.finish(kit.images(range(10)), [], {"seconds": 0.0})
+        assert FeatureStore(path).meta["seconds"] == pytest.approx(1.5)
+    with kit.writer(path) as writer:
+        writer.add(*kit.rows(range(10, 15)))
+        writer.finish(kit.images(range(5, 15)), [], {"seconds": 2.0})
+    assert FeatureStore(path).meta["seconds"] == pytest.approx(0.75 + 2.0)
+
+
+def test_a_source_that_is_mostly_gone_costs_no_rows(kit, path):
+    kit.store(path, range(250))
+    before = path.read_bytes()
+    with pytest.raises(
+        StoreError, match=r"rows of 150 of its 250 images, which photos does not have.*--overwrite"
+    ):
+        kit.store(path, range(100))
+    assert path.read_bytes() == before
+    kit.store(path, range(130))
+    assert len(FeatureStore(path)) == 130
+    kit.store(path, range(20), overwrite=True)
+    assert len(FeatureStore(path)) == 20
+
+
+def test_rows_of_other_images_stay_in_their_parts(kit, path):
+    """A run of another source, after a kill, finishes; what the first had computed is still there."""
+    crash(kit, path, list(range(6)))
+    with kit.writer(path) as writer:
+        writer.finish(kit.images([0, 1, 2]), [], {})
+        assert "2 parts with rows of images that photos does not have stay in" in writer.notes[-1]
+    assert len(parts(path)) == 2
+    path.unlink()
+    assert kit.store(path, range(2, 6)) == 0
+    assert leftovers(path) == []
 
 
 def test_a_digest_that_ends_in_zeros_is_itself(kit, path):

@@ -1,0 +1,249 @@
+"""What `info` and `verify` say of stores that are hostile, foreign or not finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from featx.cli import cli
+from featx.records import ImageRecord, LayerInfo, SkippedImage, Space
+from featx.sharding import Shard
+from featx.store.directorywriter import DirectoryWriter
+from featx.store.foreign import describe_foreign
+from featx.store.schema import IndexRow
+from featx.store.writer import StoreWriter
+
+EVIL = "\x1b]0;owned\x07\x1b[2J[bold]:bee:"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J[bold]:bee:"
+STRAY = os.fsdecode(b"\xff")
+SPACE = Space("custom", "net", {"digest": "0" * 64}, {"image_size": 8}, "1", "fp32", "float32")
+LAYER = LayerInfo("fc", "avg", 2)
+ONE = (ImageRecord("a.jpg"),)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "x.h5"
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], env={"COLUMNS": "500"})
+    assert result.exit_code == code, result.output
+    return result
+
+
+def pairs(result):
+    """Read the table again, without the line above it."""
+    lines = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in result.stdout.splitlines()[1:]]
+    return {line[0]: line[1] for line in lines if len(line) == 2}
+
+
+def add(writer, keys, layer=LAYER):
+    digests = np.stack([np.full(32, key + 1, np.uint8) for key in keys])
+    rows = np.ones((len(keys), layer.dim), np.float32)
+    writer.add(digests, np.zeros(len(keys), np.uint64), {layer.name: rows})
+    writer.flush()
+
+
+def write(path, space=SPACE, layer=LAYER, records=ONE, skipped=(), source="photos"):
+    with StoreWriter(path, space, [layer], request={}, source=source) as writer:
+        add(writer, range(len(records)), layer)
+        images = [IndexRow(record, bytes([key + 1] * 32)) for key, record in enumerate(records)]
+        writer.finish(images, skipped, {})
+
+
+def leave_parts(path, keys=range(2)):
+    """Write a part of each row, and go."""
+    with StoreWriter(path, SPACE, [LAYER], request={}, source="photos") as writer:
+        for key in keys:
+            add(writer, [key])
+    return sorted(path.with_name(f"{path.name}.parts").iterdir())
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+
+class TestHostile:
+    @pytest.fixture
+    def hostile(self, path):
+        write(
+            path,
+            replace(SPACE, backbone=EVIL, provider=EVIL, decoding=EVIL, preprocess={"resize": EVIL}),
+            LayerInfo(EVIL, "avg", 2),
+            [ImageRecord("a.jpg", label=EVIL, split=EVIL), ImageRecord("b.jpg", label=STRAY)],
+            [SkippedImage(f"{EVIL}.jpg", b"", EVIL), SkippedImage(STRAY, b"", "no image")],
+            source=EVIL,
+        )
+        return path
+
+    def test_nothing_of_it_reaches_the_terminal(self, hostile):
+        text = run("info", hostile).stdout
+        assert all(line.isprintable() for line in text.splitlines())
+        for line in (
+            f"{SHOWN} 1, \\udcff 1",
+            f"{SHOWN} ({SHOWN}), weights 000",
+            f"{SHOWN}:avg (2)",
+            f"  {SHOWN}.jpg: {SHOWN}",
+            "  \\udcff: no image",
+        ):
+            assert line in text
+        assert text.count(SHOWN) == 9
+
+    def test_json_escapes_itself_alone(self, hostile):
+        data = json.loads(run("info", hostile, "--json").stdout)
+        assert data["classes"] == {EVIL: 1, STRAY: 1}
+        assert data["splits"] == {EVIL: 1}
+        assert data["source"] == EVIL
+        assert data["layers"][0]["node"] == EVIL
+        assert data["skipped"][0]["name"] == f"{EVIL}.jpg"
+        assert data["skipped"][1]["name"] == STRAY
+
+    def test_what_is_wrong_with_it_neither(self, path):
+        with h5py.File(path, "w") as h5:
+            h5[EVIL] = np.eye(2)
+        for command in ("info", "verify"):
+            line = run(command, path, code=1).stderr.removesuffix("\n")
+            assert line.isprintable()
+            assert SHOWN in line
+
+
+class TestForeign:
+    def test_info_and_verify_say_the_same(self, path):
+        with h5py.File(path, "w") as h5:
+            h5["emb"] = np.eye(2)
+        line = f"Error: {describe_foreign(path).describe()}\n"
+        assert "1 dataset: /emb float64 (2, 2)" in line
+        assert run("info", path, code=1).stderr == line
+        assert run("verify", path, code=1).stderr == line
+
+    def test_paths_are_shortened(self, path):
+        with h5py.File(path, "w") as h5:
+            h5["/".join(["deep" * 50] * 4 + ["emb"])] = np.eye(2)
+            h5["link"] = h5py.SoftLink("/far" * 300)
+        line = run("verify", path, code=1).stderr
+        assert len(line) < 700
+        assert "/deepdeep" in line
+        assert "eep/emb float64 (2, 2)" in line
+        assert "/link is a soft link to /far/far" in line
+
+    def test_what_is_no_hdf5(self, path):
+        path.write_text("mine")
+        assert "is no featx store" in run("info", path, code=1).stderr
+
+
+class TestUnfinishedFile:
+    def test_info_shows_what_is_there(self, path):
+        parts = leave_parts(path)
+        result = run("info", path)
+        assert result.stdout.startswith(f"{path}: an unfinished store;")
+        lines = pairs(result)
+        assert lines["rows"] == "2 in 2 parts"
+        assert lines["layers"] == "fc:avg (2)"
+        assert lines["space"] == SPACE.key[:16]
+        assert lines["backbone"].startswith("net (custom)")
+        assert lines["size"].endswith("kB")
+        assert "locked by" not in lines
+        data = json.loads(run("info", path, "--json").stdout)
+        assert data["kind"] == "unfinished store"
+        assert (data["rows"], data["parts"], data["shards"], data["locks"]) == (2, 2, None, [])
+        assert data["layers"] == [{"node": "fc", "pool": "avg", "dim": 2}]
+        assert data["spaces"] == [SPACE.to_json()]
+        assert data["bytes"] == sum(part.stat().st_size for part in parts)
+        assert data["seconds"] >= 0
+
+    def test_info_says_who_writes_it(self, path):
+        with StoreWriter(path, SPACE, [LAYER], request={}, source="photos") as writer:
+            add(writer, [0])
+            lock = path.with_name("x.h5.lock")
+            os.utime(lock, (0, time.time() - 75))
+            lines = pairs(run("info", path))
+            data = json.loads(run("info", path, "--json").stdout)
+        assert lines["rows"] == "1 in 1 part"
+        assert lines["locked by"].startswith(f"process {os.getpid()} on ")
+        assert lines["locked by"].endswith("last sign of life 1 min 15 s ago")
+        assert data["locks"][0]["pid"] == os.getpid()
+        assert 75 <= data["locks"][0]["silent_seconds"] < 100
+
+    def test_verify_names_damaged_parts(self, path):
+        first, second = leave_parts(path)
+        assert run("verify", path, code=1).stderr.count("\n") == 1
+        flip(second)
+        *damaged, last = run("verify", path, code=1).stderr.splitlines()
+        assert len(damaged) == 1
+        assert str(second) in damaged[0]
+        assert "SHA-256" in damaged[0]
+        assert f"{path} is not finished: 2 parts" in last
+        data = json.loads(run("verify", path, "--json", code=1).stdout)
+        assert data["ok"] is False
+        assert len(data["problems"]) == 2
+        assert first.exists()
+
+    def test_a_cut_part_is_named_by_info(self, path):
+        _, second = leave_parts(path)
+        second.write_bytes(second.read_bytes()[:-9])
+        result = run("info", path)
+        assert pairs(result)["rows"] == "1 in 1 part"
+        assert f"  {second} is damaged: truncated" in result.stdout
+        assert len(json.loads(run("info", path, "--json").stdout)["problems"]) == 1
+
+    def test_a_wrong_path_stays_an_error(self, path):
+        assert "There is no store" in run("info", path, code=1).stderr
+
+
+class TestUnfinishedDirectory:
+    @pytest.fixture
+    def root(self, tmp_path):
+        """Shard 0 of 3 is finished, 1 was killed, 2 never started."""
+        root = tmp_path / "photos"
+        listing = [ImageRecord(f"{key}.jpg") for key in range(12)]
+        for number in range(2):
+            shard = Shard(number, 3)
+            options = {"shard": shard, "listing": listing, "request": {}, "source": "photos"}
+            with DirectoryWriter(root, SPACE, [LAYER], **options) as writer:
+                keys = [key for key, record in enumerate(listing) if shard.holds(record.name)]
+                add(writer, keys)
+                if number == 0:
+                    writer.finish([IndexRow(listing[key], bytes([key + 1] * 32)) for key in keys], [], {})
+        return root
+
+    def test_info_tells_the_shards_apart(self, root):
+        lines = pairs(run("info", root))
+        assert (lines["shards done"], lines["shards begun"], lines["shards missing"]) == ("0/3", "1/3", "2/3")
+        assert lines["rows"].endswith(" in 2 parts")
+        data = json.loads(run("info", root, "--json").stdout)
+        assert data["kind"] == "unfinished store"
+        assert data["shards"] == {"done": ["0/3"], "begun": ["1/3"], "missing": ["2/3"]}
+
+    def test_verify_names_a_damaged_part(self, root):
+        part = next(root.glob("shards/1-of-3/part-*.h5"))
+        flip(part)
+        damaged, last = run("verify", root, code=1).stderr.splitlines()
+        assert str(part) in damaged
+        assert f"{root} is not finished: shard" in last
+
+
+def test_one_of_a_thing_is_no_plural(path, tmp_path):
+    write(path)
+    assert f"{path}: whole, 1 image, 1 layer\n" == run("verify", path).stdout
+    options = {"shard": Shard(0, 1), "listing": [ImageRecord("a.jpg")], "request": {}, "source": "photos"}
+    with DirectoryWriter(tmp_path / "photos", SPACE, [LAYER], **options) as writer:
+        add(writer, [0])
+        writer.finish([IndexRow(ImageRecord("a.jpg"), bytes([1] * 32))], [], {})
+    assert run("verify", tmp_path / "photos").stdout.endswith("1 image, 1 layer, 1 part\n")
+    assert pairs(run("info", tmp_path / "photos"))["size"].endswith("in 1 part")
