@@ -68,7 +68,7 @@ def embed(
     source : Source
     records : sequence of ImageRecord
     batch_size : int or "auto"
-        Images per forward pass.
+        Images per forward pass; ``auto`` is what the network finds to be fastest.
     workers : int or "auto"
         Threads that decode.
     claim, trusted
@@ -79,15 +79,21 @@ def embed(
     EmbeddedBatch
         At most ``batch_size`` rows; images whose embedding is not finite come among ``others``.
     """
-    size = _batch_size(batch_size, network)
+    fixed = _batch_size(batch_size)
     threads = default_workers() if workers == "auto" else workers
     if threads < 1:
         raise FeatxError(f"{threads} workers were asked for; expected at least 1, or auto.")
     ready: list[LoadedImage] = []
     others: list[LoadedImage] = []
-    for item in load(source, records, network.preprocess, workers=threads, claim=claim, trusted=trusted):
+    claimed = 0
+    for done, item in enumerate(
+        load(source, records, network.preprocess, workers=threads, claim=claim, trusted=trusted), start=1
+    ):
+        claimed += item.pixels is not None
         (others if item.pixels is None else ready).append(item)
-        if len(ready) == size or len(others) == REPORT_EVERY:
+        if len(ready) >= (fixed or network.engine.batch_size) or len(others) == REPORT_EVERY:
+            # As many of the rest as of those seen will have to be computed.
+            network.engine.remaining = (len(records) - done) * claimed // done
             yield _forward(network, ready, others)
             ready, others = [], []
     if ready or others:
@@ -157,13 +163,9 @@ def space_of(network: Network, store_dtype: StoreDtype) -> Space:
     )
 
 
-def _batch_size(batch_size: int | Literal["auto"], network: Network) -> int:
-    """Give the number of images per forward pass.
-
-    A CPU is quickest while the activations of a batch stay in its caches, a GPU wants more.
-    """
+def _batch_size(batch_size: int | Literal["auto"]) -> int | None:
     if batch_size == "auto":
-        return 16 if network.device == "cpu" else 128
+        return None
     if batch_size < 1:
         raise FeatxError(f"A batch size of {batch_size} was given; expected at least 1, or auto.")
     return batch_size

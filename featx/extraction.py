@@ -75,6 +75,7 @@ def extract(
     device: str = "auto",
     batch_size: int | Literal["auto"] = "auto",
     workers: int | Literal["auto"] = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",
     seed: int = 0,
     strict: bool = False,
     max_skip: float = DEFAULT_MAX_SKIP,
@@ -117,6 +118,8 @@ def extract(
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     batch_size, workers : int or "auto"
         Images per forward pass; threads that decode.
+    compile : {"auto", "on", "off"}
+        Whether the network is compiled; ``auto`` if the images to come repay it, which is measured.
     seed : int
         For ``weights="none"``.
     strict : bool, default=False
@@ -156,6 +159,8 @@ def extract(
     started = time.perf_counter()
     if not 0 <= max_skip <= 1:
         raise FeatxError(f"A max_skip of {max_skip:g} was given; expected a share between 0 and 1.")
+    if compile not in ("auto", "on", "off"):
+        raise UnknownNameError("compile mode", compile, ("auto", "on", "off"))
     if store_dtype not in ("auto", *get_args(StoreDtype)):
         raise UnknownNameError("store dtype", store_dtype, ("auto", *get_args(StoreDtype)))
     path, part = Path(store), _shard_of(store, shard)
@@ -208,6 +213,7 @@ def extract(
         device=device,
         seed=seed,
         preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
+        compile=compile,
     )
     if store_dtype == "auto":
         store_dtype = _choose_store_dtype(network, opened, records)

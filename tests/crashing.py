@@ -145,6 +145,7 @@ class FakeNetwork:
 
     layers = LAYERS
     precision, device, notes = "fp32", "cpu", ()
+    engine = types.SimpleNamespace(batch_size=16, remaining=0)
     preprocess = Preprocess("crop", SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     backbone = types.SimpleNamespace(provider="custom", name="fake")
 

@@ -26,6 +26,7 @@ class FakeNetwork:
         self.weights = SimpleNamespace(digest="0" * 64, identity={"digest": "0" * 64})
         self.preprocess = Preprocess("squash", 32, 32, "bilinear", (0.0,) * 3, (1.0,) * 3)
         self.precision, self.device, self.notes = "fp32", "cpu", ()
+        self.engine = SimpleNamespace(batch_size=16, remaining=0)
 
     def embed(self, pixels):
         time.sleep(self.pause)

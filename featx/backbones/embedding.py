@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from featx.backbones.catalog import Backbone
+from featx.backbones.engine import Compile, Engine, Pooled, fold_batchnorm
 from featx.backbones.placement import DTYPES
-from featx.backbones.pooling import Axes, pool
+from featx.backbones.pooling import Axes
 from featx.backbones.reading import Weights
 from featx.errors import BackboneError
 from featx.records import LayerInfo, Pixels, Precision, Preprocess
@@ -43,8 +44,8 @@ class Network:
     device : str
     preprocess : Preprocess
         Of the images that :meth:`embed` expects.
-    notes : tuple of str
-        What the user should know, one line each.
+    engine : Engine
+        How it is run: the size of the next batch, whether it is compiled.
     categories : tuple of str or None
         Names of the classes, for :func:`featx.backbones.network.load_classifier` only.
     """
@@ -61,6 +62,7 @@ class Network:
         preprocess: Preprocess,
         notes: Sequence[str] = (),
         categories: tuple[str, ...] | None = None,
+        compile: Compile = "off",
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -68,17 +70,21 @@ class Network:
         self.precision = precision
         self.device = str(device)
         self.preprocess = preprocess
-        self.notes = tuple(notes)
         self.categories = categories
         self._cuts = tuple(cuts)
         self._device = device
-        placed = module.to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
-        self._module: Callable[[Tensor], dict[str, Tensor]] = placed.eval().requires_grad_(
-            requires_grad=False
-        )
-        self._mean = torch.tensor(preprocess.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(preprocess.std, device=device).view(3, 1, 1)
+        self._notes = tuple(notes)
+        # Folded in full precision, even if the file of the weights has less, so that it is rounded once.
+        folded = fold_batchnorm(module.eval().float().requires_grad_(requires_grad=False))
+        placed = folded.to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
+        pooled = Pooled(placed, [(cut.node, cut.axes, cut.info.pool) for cut in cuts], preprocess, precision)
+        self.engine = Engine(pooled.to(device).eval(), device, precision, compile)
         self._limit: int | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, one line each."""
+        return (*self._notes, *self.engine.notes)
 
     def embed(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:
         """Embed a batch of images.
@@ -134,15 +140,8 @@ class Network:
             torch.cuda.empty_cache()
         return None
 
-    @torch.inference_mode()
     def _forward(self, pixels: Pixels) -> dict[str, NDArray[np.float32]]:
         # Arrays from elsewhere may be read-only, or have strides that torch does not know.
         batch = np.require(pixels, requirements=["C", "W"])
-        # (n, H, W, 3) seen as (n, 3, H, W) is channels-last already: nothing is moved.
-        images = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2).float()
-        images = images.div_(255).sub_(self._mean).div_(self._std)
-        outputs = self._module(images.to(DTYPES[self.precision]))
-        return {
-            cut.info.name: pool(outputs[cut.node], cut.axes, cut.info.pool).cpu().numpy()
-            for cut in self._cuts
-        }
+        rows = self.engine(torch.from_numpy(batch).to(self._device))
+        return {cut.info.name: values.cpu().numpy() for cut, values in zip(self._cuts, rows, strict=True)}

@@ -14,6 +14,7 @@ from torch import nn
 
 from featx.backbones.catalog import Backbone, find_backbone
 from featx.backbones.embedding import Cut, Network
+from featx.backbones.engine import Compile
 from featx.backbones.fitting import fit_weights
 from featx.backbones.graph import find_node
 from featx.backbones.placement import resolve_device, resolve_precision
@@ -101,6 +102,7 @@ def load_network(
     device: str = "auto",
     seed: int = 0,
     preprocess: Preprocess | None = None,
+    compile: Compile = "off",
 ) -> Network:
     """Build a network, load its weights and cut it at the layers asked for.
 
@@ -120,6 +122,8 @@ def load_network(
         For random weights.
     preprocess : Preprocess, optional
         Default: the record in the weights, or the backbone's.
+    compile : {"auto", "on", "off"}, default="off"
+        ``auto`` compiles once it is known that the images to come repay it.
 
     Returns
     -------
@@ -144,7 +148,8 @@ def load_network(
     array([0.2, 0.2, 0.2], dtype=float32)
     """
     record = find_backbone(backbone) if isinstance(backbone, str) else backbone
-    return _load(record, weights, layers or (LayerSpec(PENULTIMATE),), precision, device, seed, preprocess)
+    specs = layers or (LayerSpec(PENULTIMATE),)
+    return _load(record, weights, specs, precision, device, seed, preprocess, compile)
 
 
 def load_classifier(
@@ -198,6 +203,7 @@ def _load(
     device: str,
     seed: int,
     preprocess: Preprocess | None,
+    compile: Compile = "off",
 ) -> Network:
     target = resolve_device(device)
     part = cut_network(backbone, spec, layers, seed=seed, preprocess=preprocess)
@@ -213,6 +219,7 @@ def _load(
         device=target,
         preprocess=part.preprocess,
         notes=part.notes,
+        compile=compile,
     )
 
 

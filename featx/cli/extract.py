@@ -48,6 +48,13 @@ from featx.cli.common import (
     help="Of the stored rows.",
 )
 @device_options
+@click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the network: auto if the images to come repay it.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
 @max_skip_option
 @click.option("--rehash", is_flag=True, help="Read every file again, whatever its size and time say.")
