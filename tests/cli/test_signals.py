@@ -139,7 +139,7 @@ def test_the_second_signal_ends_at_once(first, second, photos, store, whole, tmp
     process = start(photos, store, before=HANGING.format(flag=str(flag)))
     wait(process, lambda: len(parts(store)) >= 2)
     flag.touch()
-    wait(process, hanging.exists)
+    wait(process, lambda: hanging.exists() and hanging.read_text() == "x")
     process.send_signal(getattr(signal, first))
     # The part in flight is dropped, and then its rows are written once more.
     wait(process, lambda: hanging.read_text() == "xx")
@@ -156,7 +156,7 @@ def test_the_shell_and_the_kernel_may_both_tell_that_the_terminal_is_gone(photos
     process = start(photos, store, before=HANGING.format(flag=str(flag)))
     wait(process, lambda: len(parts(store)) >= 2)
     flag.touch()
-    wait(process, hanging.exists)
+    wait(process, lambda: hanging.exists() and hanging.read_text() == "x")
     process.send_signal(signal.SIGHUP)
     wait(process, lambda: hanging.read_text() == "xx")
     before = len(parts(store))
