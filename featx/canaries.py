@@ -55,7 +55,7 @@ def check_drift(
     Parameters
     ----------
     network : Network
-        What will compute the new rows.
+        What will compute the new rows; or, where only layers are added, the same cut at an old one.
     source, records : Source, sequence of ImageRecord
         Where the images are.
     writer : PartsWriter
@@ -68,12 +68,12 @@ def check_drift(
     DriftError
         If a row differs beyond :data:`TOLERANCE`.
     """
-    canaries = _choose(source, records, writer.partly_known(), trusted)
+    canaries = _choose(source, records, writer.partly_known(network.layers), trusted)
     worst = 0.0
     for batch in embed(network, source, canaries, batch_size=CANARIES):
         if not batch.indices:
             continue
-        for layer in writer.layers:
+        for layer in network.layers:
             has_row, rows = writer.stored(layer, batch.digests)
             computed = batch.features[layer.name][has_row]
             again, there = computed.astype(np.float64), rows.astype(np.float64)

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -205,16 +206,21 @@ def extract(
     # Late, because it loads torch.
     from featx.backbones.network import load_network
 
-    network = load_network(
+    load = partial(
+        load_network,
         backbone,
         weights=weights,
-        layers=specs,
-        precision=precision,
         device=device,
         seed=seed,
         preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
-        compile=compile,
     )
+    network = load(layers=specs, precision=precision, compile=compile)
+    canaries = [network]
+    earlier = before.store.layers if before is not None else ()
+    if earlier and not set(earlier) & set(network.layers):
+        # Only layers are added: what is there is compared all the same.
+        old = LayerSpec(earlier[0].node, earlier[0].pool)
+        canaries.append(load(layers=[old], precision=network.precision))
     if store_dtype == "auto":
         store_dtype = _choose_store_dtype(network, opened, records)
     options: dict[str, Any] = {
@@ -233,13 +239,13 @@ def extract(
         job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
         stream: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         try:
-            _embed_all(network, opened, mine, trusted, writer, job, stream)
+            _embed_all(network, canaries, opened, mine, trusted, writer, job, stream)
         except DriftError:
             if not overwrite:
                 raise
             writer.forget()
             job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
-            _embed_all(network, opened, mine, trusted, writer, job, stream)
+            _embed_all(network, canaries, opened, mine, trusted, writer, job, stream)
         images, skipped = job.result()
         if before is not None:
             before.store.close()
@@ -294,6 +300,7 @@ def _shard_of(store: str | os.PathLike[str], shard: str | tuple[int, int] | Shar
 
 def _embed_all(
     network: Network,
+    canaries: Sequence[Network],
     source: Source,
     records: Sequence[ImageRecord],
     trusted: Mapping[str, tuple[int, int, bytes]],
@@ -305,7 +312,8 @@ def _embed_all(
     checked = False
     for batch in embed(network, source, records, trusted=trusted, claim=job.claim, **options):
         if batch.indices and not checked:
-            check_drift(network, source, records, writer, trusted)
+            for canary in canaries:
+                check_drift(canary, source, records, writer, trusted)
             checked = True
         job.take(batch)
     # A file that changed while it was trusted leaves its twins without a row.

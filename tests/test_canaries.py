@@ -130,3 +130,14 @@ def test_a_new_layer_hides_no_drift(make_photos, tmp_path, drifted):
     drifted(1.5)
     with pytest.raises(DriftError):
         featx.extract(root, path, layers=["layer3.add"], **options)
+
+
+def test_rows_are_compared_where_only_a_layer_is_added(make_photos, tmp_path, drifted):
+    root, path = make_photos(splits={"train": 6}), tmp_path / "x.h5"
+    options = {"backbone": "featx-tiny", "precision": "fp32"}
+    featx.extract(root, path, **options)
+    drifted(1.5)
+    with pytest.raises(DriftError):
+        featx.extract(root, path, layers=["layer3.add"], **options)
+    drifted(1.0)
+    assert len(featx.extract(root, path, layers=["layer3.add"], **options).layers) == 2

@@ -255,9 +255,9 @@ class PartsWriter(ABC):
         self.known = set()
         self._n_earlier = 0
 
-    def partly_known(self) -> set[bytes]:
-        """Digests that have a row for at least one of the layers."""
-        return set().union(*(self._index.known([layer.name]) for layer in self.layers))
+    def partly_known(self, layers: Sequence[LayerInfo]) -> set[bytes]:
+        """Digests that have a row for at least one of these layers, :attr:`layers` or not."""
+        return set().union(*(self._index.known([layer.name]) for layer in layers))
 
     def stored(self, layer: LayerInfo, digests: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         """Read the rows that there are.
@@ -265,7 +265,7 @@ class PartsWriter(ABC):
         Parameters
         ----------
         layer : LayerInfo
-            One of :attr:`layers`.
+            Any, one of :attr:`layers` or not.
         digests : ndarray of shape (n, 32), uint8
             Of images.
 
