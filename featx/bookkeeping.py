@@ -116,10 +116,10 @@ class Bookkeeping:
         self._check(len(self._reasons))
 
     def _check(self, n_skipped: int) -> None:
-        for index, reason in self._reasons.items():
+        if self._reasons:
+            index, reason = next(iter(self._reasons.items()))  # one is enough to be named
             name = self._records[index].name
             check_skipped(n_skipped, self._n_images, self._max_skip, self._strict, name, reason)
-            break  # one is enough to be named
 
 
 def check_skipped(

@@ -19,7 +19,7 @@ from featx.bookkeeping import Bookkeeping, check_skipped
 from featx.canaries import check_drift
 from featx.embedding import choose_preprocess, embed, parse_layer, space_of
 from featx.environment import environment, peak_memory_bytes
-from featx.errors import DriftError, FeatxError, NotAStoreError, SpaceMismatchError, UnknownNameError
+from featx.errors import DriftError, FeatxError, SpaceMismatchError, UnknownNameError
 from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
     PENULTIMATE,
@@ -30,6 +30,7 @@ from featx.records import (
     Preprocess,
     ProgressCallback,
     Resize,
+    Space,
     StoreDtype,
 )
 from featx.reuse import (
@@ -42,7 +43,7 @@ from featx.reuse import (
     trusted_digests,
 )
 from featx.sharding import Shard, parse_shard
-from featx.store.directory import shard_index, unfinished
+from featx.store.directory import require_directory, shard_index, unfinished
 from featx.store.directorywriter import DirectoryWriter
 from featx.store.locking import require_free
 from featx.store.partswriter import PartsWriter
@@ -183,7 +184,7 @@ def extract(
 
     # Before anything is loaded, or downloaded: whether this can be written at all.
     require_free(path if part is None else shard_index(path, part))
-    settings = None if overwrite else settings_left(path, part, backbone)
+    settings: Space | None = None
     trusted: dict[str, tuple[int, int, bytes]] = {}
     if before is not None:
         settings = before.store.space
@@ -199,6 +200,8 @@ def extract(
             # New images get the layers that the others have; else those layers would be lost.
             specs = specs or [LayerSpec(PENULTIMATE)]
             specs += [LayerSpec(layer.node, layer.pool) for layer in before.store.layers]
+    elif not overwrite and "auto" in (precision, store_dtype):
+        settings = settings_left(path, part, backbone)
     if settings is not None:
         precision = settings.precision if precision == "auto" else precision
         store_dtype = settings.store_dtype if store_dtype == "auto" else store_dtype
@@ -236,16 +239,20 @@ def extract(
         shared: dict[str, Any] = {"shard": part, "listing": records, "check": rehash}
         writer = DirectoryWriter(path, space, network.layers, **shared, **options)
     with writer:
-        job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
-        stream: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-        try:
+
+        def fill() -> Bookkeeping:
+            job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
+            stream: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
             _embed_all(network, canaries, opened, mine, trusted, writer, job, stream)
+            return job
+
+        try:
+            job = fill()
         except DriftError:
             if not overwrite:
                 raise
             writer.forget()
-            job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
-            _embed_all(network, canaries, opened, mine, trusted, writer, job, stream)
+            job = fill()
         images, skipped = job.result()
         if before is not None:
             before.store.close()
@@ -290,10 +297,8 @@ def _provenance(request: dict[str, Any], network: Network, before: Earlier | Non
 def _shard_of(store: str | os.PathLike[str], shard: str | tuple[int, int] | Shard | None) -> Shard | None:
     """Give the shard to write; a store that is a directory has at least one, a file has none."""
     asked = parse_shard(shard)
-    if asked is not None and os.path.lexists(store) and not Path(store).is_dir():
-        raise NotAStoreError(
-            f"{store} exists and is no directory, which a store of shards is; choose another output"
-        )
+    if asked is not None:
+        require_directory(Path(store))
     is_directory = os.fspath(store).endswith(("/", os.sep)) or Path(store).is_dir()
     return Shard(0, 1) if asked is None and is_directory else asked
 

@@ -18,9 +18,8 @@ from featx.sharding import Shard
 from featx.store.directory import fingerprint, list_parts, shard_index, unfinished
 from featx.store.indexing import join_shards
 from featx.store.leftovers import clear_leftovers
-from featx.store.parts import part_number
 from featx.store.reader import FeatureStore
-from featx.store.recovery import list_directory
+from featx.store.recovery import list_file_parts
 from featx.store.rowindex import RowSource
 
 
@@ -151,10 +150,7 @@ def resolved_layers(store: FeatureStore | None) -> dict[str, str]:
 
 def settings_left(path: Path, shard: Shard | None, backbone: str) -> Space | None:
     """Find the space in which an unfinished run, or another shard, embeds with this backbone."""
-    parts = list_directory(path.with_name(f"{path.name}.parts")) if shard is None else list_parts(path)
-    for part in parts:
-        if part_number(part) is None:
-            continue
+    for part in list_file_parts(path) if shard is None else list_parts(path):
         try:
             space = RowSource.open(part, check=False).space
         except StoreError:  # the writer sees to it

@@ -25,6 +25,7 @@ from featx.records import Pooling, Precision, Preprocess
 __all__ = ["Compile", "Engine", "Pooled", "fold_batchnorm"]
 
 Compile = Literal["auto", "on", "off"]
+Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 TRIAL_BATCHES = 4
 """Batches from which a speed is taken, without the first, which makes kernels and memory ready."""
@@ -166,7 +167,7 @@ class Engine:
         self.notes: list[str] = []
         self.is_compiled = False
         self._eager = pooled
-        self._run: Callable[[Tensor], tuple[Tensor, ...]] = pooled
+        self._run: Run = pooled
         self._device = device
         self._precision = precision
         self._clock = clock
@@ -183,13 +184,17 @@ class Engine:
             return self._compiled(images)
         if self._is_settled:
             return self._run(images)
-        started = self._clock()
-        rows = self._run(images)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self._times.setdefault(len(images), []).append((self._clock() - started) / max(1, len(images)))
+        rows, seconds = self._timed(self._run, images)
+        self._times.setdefault(len(images), []).append(seconds / max(1, len(images)))
         self._decide(images)
         return rows
+
+    def _timed(self, run: Run, images: Tensor) -> tuple[tuple[Tensor, ...], float]:
+        started = self._clock()
+        rows = run(images)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return rows, self._clock() - started
 
     def _decide(self, images: Tensor) -> None:
         """Take the next step, once the present one is measured."""
@@ -240,24 +245,18 @@ class Engine:
         self._times.clear()
         return got
 
-    def _is_faster(self, compiled: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor) -> bool:
-        taken = []
-        for run in (compiled, self._eager, compiled, self._eager):
-            started = self._clock()
-            run(images)
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-            taken.append(self._clock() - started)
+    def _is_faster(self, compiled: Run, images: Tensor) -> bool:
+        taken = [self._timed(run, images)[1] for run in (compiled, self._eager, compiled, self._eager)]
         return min(taken[::2]) < min(taken[1::2])
 
 
-def _compile(pooled: Pooled, images: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def _compile(pooled: Pooled, images: Tensor) -> Run:
     # Where reboots do not clear it: the second compilation takes a quarter of the time.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "featx" / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     if len(images) > 1:
         torch._dynamo.mark_dynamic(images, 0)
-    compiled: Callable[[Tensor], tuple[Tensor, ...]] = torch.compile(pooled, options={"freezing": True})
+    compiled: Run = torch.compile(pooled, options={"freezing": True})
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         if len(images) > 1:

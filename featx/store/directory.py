@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,9 +34,13 @@ __all__ = [
     "is_directory_store",
     "list_parts",
     "list_shards",
+    "named_parts",
     "part_path",
+    "require_directory",
     "shard_directory",
     "shard_index",
+    "shards_of",
+    "tell_shards",
     "unfinished",
 ]
 
@@ -121,6 +126,33 @@ def part_path(shards: Path, name: str) -> Path:
     return shards / name
 
 
+def shards_of(index: StoreFile) -> Path:
+    """Find the directory ``shards`` of the store that an index belongs to."""
+    folder = Path(os.path.realpath(index.path)).parent
+    # The index of a shard lies in shards/I-of-N, beside the other shards.
+    return folder.parent if "shard" in index.contents.meta else folder / "shards"
+
+
+def named_parts(index: StoreFile) -> frozenset[Path]:
+    """Give the parts that an index refers to."""
+    shards = shards_of(index)
+    return frozenset(part_path(shards, str(name)) for name in index.read_text("parts/name"))
+
+
+def require_directory(path: Path) -> None:
+    """Refuse a file where a store of shards is to be.
+
+    Raises
+    ------
+    NotAStoreError
+        If something lies there that is no directory.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        raise NotAStoreError(
+            f"{path} exists and is no directory, which a store of shards is; choose another output"
+        )
+
+
 def fingerprint(records: Iterable[ImageRecord]) -> str:
     """SHA-256 of all that a source lists, so that shards know whether they saw the same listing.
 
@@ -149,15 +181,31 @@ def unfinished(root: Path, missing: Sequence[str] = ()) -> StoreError:
     )
 
 
+def tell_shards(root: Path) -> tuple[tuple[Shard, ...], tuple[Shard, ...], tuple[Shard, ...]]:
+    """Tell shards with an index, without one, and without anything apart.
+
+    The last are of the number of shards of which most are there.
+    """
+    there = list_shards(root)
+    done = tuple(shard for shard in there if shard_index(root, shard).is_file())
+    begun = tuple(shard for shard in there if shard not in done)
+    count = _usual_count(done or begun) if there else 0
+    missing = (Shard(number, count) for number in range(count))
+    return done, begun, tuple(shard for shard in missing if shard not in there)
+
+
 def _missing_shards(root: Path) -> list[str]:
     """Name the shards without an index, of the number of shards of which most are there."""
-    there = {shard for shard in list_shards(root) if shard_index(root, shard).is_file()}
-    counts = Counter(shard.count for shard in (there or list_shards(root)))
-    if not counts:
+    done, begun, missing = tell_shards(root)
+    if not done and not begun:
         return ["no shard was extracted"]
-    count = counts.most_common(1)[0][0]
-    missing = [Shard(number, count) for number in range(count)]
-    return [f"shard {shard} is missing" for shard in missing if shard not in there]
+    count = _usual_count(done or begun)
+    without = sorted((*begun, *missing), key=lambda shard: shard.number)
+    return [f"shard {shard} is missing" for shard in without if shard.count == count]
+
+
+def _usual_count(shards: Sequence[Shard]) -> int:
+    return Counter(shard.count for shard in shards).most_common(1)[0][0]
 
 
 def _visible(directory: Path) -> set[str]:

@@ -20,12 +20,12 @@ from featx.store.directory import (
     index_path,
     is_directory_store,
     list_parts,
-    part_path,
+    named_parts,
+    require_directory,
     shard_directory,
     shard_index,
 )
 from featx.store.indexing import PartEntry, join_shards, write_shard_index
-from featx.store.locking import WriterLock
 from featx.store.parts import part_number
 from featx.store.partswriter import PartsWriter
 from featx.store.recovery import (
@@ -74,29 +74,24 @@ class DirectoryWriter(PartsWriter):
         check: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(Path(os.path.realpath(path)), space, layers, **options)
+        root = Path(os.path.realpath(path))
+        super().__init__(
+            root,
+            space,
+            layers,
+            locked=shard_index(root, shard),
+            parts_directory=shard_directory(root, shard),
+            **options,
+        )
         self.check = check
         self.shard = shard
         self.listing = listing
         self.missing: list[str] = []
-        self._writer_lock = WriterLock(shard_index(self.path, shard))
         self._obsolete: list[Path] = []
         self._kept: tuple[LayerInfo, ...] = ()
 
-    @property
-    def parts_directory(self) -> Path:
-        """``STORE/shards/I-of-N``."""
-        return shard_directory(self.path, self.shard)
-
-    @property
-    def _lock(self) -> WriterLock:
-        return self._writer_lock
-
     def _prepare(self) -> None:
-        if os.path.lexists(self.path) and not self.path.is_dir():
-            raise NotAStoreError(
-                f"{self.path} exists and is no directory, which a store of shards is; choose another output"
-            )
+        require_directory(self.path)
         if os.path.lexists(self.path) and not is_directory_store(self.path):
             raise NotAStoreError(
                 f"{self.path} holds other files and is no store; choose another output, or an empty directory"
@@ -259,8 +254,6 @@ def _read_index(path: Path, *, check: bool = False) -> _Found:
     try:
         if file.contents.kind != "index":
             return _NOTHING
-        shards = path.parent.parent if "shard" in file.contents.meta else path.parent / "shards"
-        parts = frozenset(part_path(shards, str(name)) for name in file.read_text("parts/name"))
-        return _Found(file.contents.space, file.contents.layers, parts)
+        return _Found(file.contents.space, file.contents.layers, named_parts(file))
     finally:
         file.close()

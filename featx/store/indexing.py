@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from featx.errors import DamagedStoreError, NotAStoreError
 from featx.files import disk_errors, remove_temporaries
 from featx.records import LayerInfo, SkippedImage
 from featx.sharding import Shard
-from featx.store.directory import index_path, list_shards, part_path, shard_index
+from featx.store.directory import index_path, list_shards, named_parts, shard_index
 from featx.store.locking import WriterLock
 from featx.store.schema import IndexRow, Table, encode_text, images_table, root_attributes, skipped_table
 from featx.store.skeleton import write_file
@@ -122,7 +122,7 @@ def join_shards(root: Path, count: int, obsolete: Iterable[Path]) -> list[str]:
             with disk_errors(target):
                 remove_temporaries(target)
             files = []
-            damaged = {}
+            damaged = set()
             for number in range(count):
                 path = shard_index(root, Shard(number, count))
                 if path.is_file():
@@ -130,8 +130,8 @@ def join_shards(root: Path, count: int, obsolete: Iterable[Path]) -> list[str]:
                         files.append(StoreFile(path, check=True))
                     except NewerFormatError:
                         raise
-                    except (DamagedStoreError, NotAStoreError) as error:
-                        damaged[number] = str(error)
+                    except (DamagedStoreError, NotAStoreError):
+                        damaged.add(number)
                         continue
                     stack.callback(files[-1].close)
                     stack.enter_context(files[-1].h5())
@@ -149,7 +149,7 @@ def join_shards(root: Path, count: int, obsolete: Iterable[Path]) -> list[str]:
         lock.release()
 
 
-def _missing(files: Sequence[StoreFile], count: int, damaged: Mapping[int, str]) -> list[str]:
+def _missing(files: Sequence[StoreFile], count: int, damaged: Set[int]) -> list[str]:
     """Say which shards are not there, or are of another listing, space or set of layers than the newest."""
     by_shard = {file.contents.meta.get("shard"): file for file in files if _is_of_its_folder(file)}
     newest = max(by_shard.values(), key=lambda file: os.fstat(file.raw.fileno()).st_mtime_ns, default=None)
@@ -250,7 +250,7 @@ def _outdated(root: Path, count: int, obsolete: Iterable[Path], target: Path) ->
     """List what nobody needs beside a new index: indexes of other counts, and obsolete parts."""
     file = StoreFile(target)
     try:
-        used = {part_path(root / "shards", str(name)) for name in file.read_text("parts/name")}
+        used = named_parts(file)
     finally:
         file.close()
     others = [shard_index(root, shard) for shard in list_shards(root) if shard.count != count]

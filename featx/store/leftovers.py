@@ -11,7 +11,7 @@ from featx.sharding import Shard
 from featx.store.directory import index_path, shard_index
 from featx.store.locking import WriterLock
 from featx.store.parts import part_number
-from featx.store.recovery import list_directory, remove_part_temporaries
+from featx.store.recovery import list_directory, parts_directory, remove_part_temporaries
 from featx.store.rowindex import RowIndex, RowSource
 
 __all__ = ["clear_leftovers", "remove_parts"]
@@ -38,7 +38,7 @@ def clear_leftovers(path: Path, shard: Shard | None) -> tuple[str, ...]:
     notes = []
     for target in targets:
         lock = WriterLock(target)
-        parts = target.with_name(f"{target.name}.parts")
+        parts = parts_directory(target)
         if not (lock.path.exists() or (shard is None and parts.is_dir())):
             continue
         try:
@@ -72,7 +72,8 @@ def remove_parts(store: Path, parts: Path) -> None:
     index = RowIndex([RowSource.open(store, check=False)])
     for path in entries:
         if path.name.endswith(".damaged"):
-            path.unlink(missing_ok=True)
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
         if part_number(path) is None:
             continue
         part = RowSource.open(path, check=False)

@@ -6,10 +6,16 @@ import os
 from pathlib import Path
 
 from featx.errors import NotAStoreError, StoreError
-from featx.store.directory import index_path, is_directory_store, list_parts, list_shards, unfinished
+from featx.store.directory import (
+    index_path,
+    is_directory_store,
+    list_parts,
+    list_shards,
+    shards_of,
+    unfinished,
+)
 from featx.store.partrows import FileRows, PartRows, Rows
-from featx.store.parts import part_number
-from featx.store.recovery import list_directory
+from featx.store.recovery import list_file_parts, parts_directory
 from featx.store.storefile import StoreFile
 
 __all__ = ["expected_bytes", "find_rows", "store_file"]
@@ -85,10 +91,7 @@ def find_rows(path: Path, file: StoreFile) -> Rows:
         )
     if file.contents.kind != "index":
         return FileRows(file)
-    folder = Path(os.path.realpath(file.path)).parent
-    # The index of a shard lies in shards/I-of-N, beside the other shards.
-    shards = folder.parent if "shard" in file.contents.meta else folder / "shards"
-    return PartRows(path, shards, file)
+    return PartRows(path, shards_of(file), file)
 
 
 def _size(path: Path) -> int:
@@ -99,10 +102,9 @@ def _size(path: Path) -> int:
 
 
 def _refuse_unfinished_file(path: Path) -> None:
-    parts = path.with_name(f"{path.name}.parts")
-    count = sum(part_number(entry) is not None for entry in list_directory(parts))
+    count = len(list_file_parts(path))
     if count:
         raise StoreError(
-            f"{path} is not finished: {count} part{'s' * (count > 1)} of it in {parts}; run the same "
-            "extraction again, which goes on from there"
+            f"{path} is not finished: {count} part{'s' * (count > 1)} of it in {parts_directory(path)}; "
+            "run the same extraction again, which goes on from there"
         )

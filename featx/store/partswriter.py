@@ -53,6 +53,10 @@ class PartsWriter(ABC):
         What the embeddings are.
     layers : sequence of LayerInfo
         The layers that every :meth:`add` brings.
+    locked : Path
+        The file whose lock keeps a second writer of the same parts out.
+    parts_directory : Path
+        Where this writer's parts lie.
     request : mapping
         Arguments and versions, in types that JSON has; kept as provenance.
     source : str
@@ -83,6 +87,8 @@ class PartsWriter(ABC):
         space: Space,
         layers: Sequence[LayerInfo],
         *,
+        locked: Path,
+        parts_directory: Path,
         request: Mapping[str, Any],
         source: str,
         overwrite: bool = False,
@@ -91,6 +97,7 @@ class PartsWriter(ABC):
     ) -> None:
         check_layers(layers)
         self.path = path
+        self.parts_directory = parts_directory
         self.space = space
         self.layers = tuple(layers)
         self.request = dict(request)
@@ -104,19 +111,10 @@ class PartsWriter(ABC):
         self._n_earlier = 0
         self.earlier_versions: Mapping[str, str] = {}
         self._dtype = np.dtype(space.store_dtype).newbyteorder("<")
+        self._lock = WriterLock(locked)
         self._index = RowIndex()
         self._next_number = 1
         self._reset_buffer()
-
-    @property
-    @abstractmethod
-    def parts_directory(self) -> Path:
-        """Where this writer's parts lie until the store is finished."""
-
-    @property
-    @abstractmethod
-    def _lock(self) -> WriterLock:
-        """Keeps a second writer of the same parts out."""
 
     @abstractmethod
     def _prepare(self) -> None:

@@ -19,7 +19,9 @@ from featx.store.userblock import NewerFormatError
 
 __all__ = [
     "list_directory",
+    "list_file_parts",
     "open_parts",
+    "parts_directory",
     "refuse_other_space",
     "refuse_other_width",
     "remove_part_temporaries",
@@ -95,6 +97,16 @@ def list_directory(directory: Path) -> list[Path]:
         return []
     with disk_errors(directory, "read"):
         return sorted(directory.iterdir())
+
+
+def parts_directory(store: Path) -> Path:
+    """Name the directory in which the parts of a store of one file lie until it is finished."""
+    return store.with_name(f"{store.name}.parts")
+
+
+def list_file_parts(store: Path) -> list[Path]:
+    """List the parts of a store of one file; those of a directory, see ``directory.list_parts``."""
+    return [path for path in list_directory(parts_directory(store)) if part_number(path) is not None]
 
 
 def remove_part_temporaries(entries: Iterable[Path]) -> None:

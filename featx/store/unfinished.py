@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from featx.store.directory import (
     list_parts,
     list_shards,
     shard_index,
+    tell_shards,
 )
 from featx.store.lockfile import CLOSED_ON_EXEC, Holder
-from featx.store.parts import part_number
-from featx.store.recovery import list_directory
+from featx.store.recovery import list_file_parts, parts_directory
 from featx.store.rowindex import RowSource
 from featx.store.storefile import StoreFile
 
@@ -89,7 +88,7 @@ def is_unfinished(path: Path) -> bool:
         if index_path(path).is_file() or not list_shards(path):
             return False
         return is_directory_store(path)
-    return not os.path.lexists(path) and (_parts_directory(path).is_dir() or _lock_path(path).is_file())
+    return not os.path.lexists(path) and (parts_directory(path).is_dir() or _lock_path(path).is_file())
 
 
 def describe_unfinished(path: Path, *, check: bool = False) -> Unfinished:
@@ -131,16 +130,14 @@ def describe_unfinished(path: Path, *, check: bool = False) -> Unfinished:
     missing: tuple[Shard, ...] = ()
     locks = [_lock_path(path)]
     if path.is_dir():
-        done, begun, missing = _shards(path)
+        done, begun, missing = tell_shards(path)
         targets = [index_path(path), *(shard_index(path, shard) for shard in (*done, *begun))]
         locks = [_lock_path(target) for target in targets]
         if check:
             problems += _broken_indexes(path, done)
         entries = list_parts(path)
     else:
-        entries = [
-            entry for entry in list_directory(_parts_directory(path)) if part_number(entry) is not None
-        ]
+        entries = list_file_parts(path)
     parts, seconds, nbytes = [], 0.0, 0
     digests: set[bytes] = set()
     layers: dict[LayerInfo, None] = {}
@@ -175,22 +172,8 @@ def describe_unfinished(path: Path, *, check: bool = False) -> Unfinished:
     )
 
 
-def _parts_directory(store: Path) -> Path:
-    return store.with_name(f"{store.name}.parts")
-
-
 def _lock_path(store: Path) -> Path:
     return store.with_name(f"{store.name}.lock")
-
-
-def _shards(root: Path) -> tuple[tuple[Shard, ...], tuple[Shard, ...], tuple[Shard, ...]]:
-    """Tell the shards apart, and which are missing of the number of shards of which most are there."""
-    there = list_shards(root)
-    done = tuple(shard for shard in there if shard_index(root, shard).is_file())
-    begun = tuple(shard for shard in there if shard not in done)
-    count = Counter(shard.count for shard in (done or begun)).most_common(1)[0][0]
-    missing = (Shard(number, count) for number in range(count))
-    return done, begun, tuple(shard for shard in missing if shard not in there)
 
 
 def _broken_indexes(root: Path, shards: Iterable[Shard]) -> list[str]:

@@ -17,12 +17,13 @@ from featx.files import disk_errors, make_directories, remove_temporaries
 from featx.records import LayerInfo, SkippedImage, Space
 from featx.store.gathering import OpenFiles, gather
 from featx.store.leftovers import remove_parts
-from featx.store.locking import WriterLock
 from featx.store.parts import part_number
 from featx.store.partswriter import PartsWriter
 from featx.store.recovery import (
     list_directory,
+    list_file_parts,
     open_parts,
+    parts_directory,
     refuse_other_space,
     refuse_other_width,
     remove_part_temporaries,
@@ -63,18 +64,9 @@ class StoreWriter(PartsWriter):
         self, path: str | os.PathLike[str], space: Space, layers: Sequence[LayerInfo], **options: Any
     ) -> None:
         # Renaming over a symbolic link would replace the link.
-        super().__init__(Path(os.path.realpath(path)), space, layers, **options)
-        self._writer_lock = WriterLock(self.path)
+        file = Path(os.path.realpath(path))
+        super().__init__(file, space, layers, locked=file, parts_directory=parts_directory(file), **options)
         self._finished: RowSource | None = None
-
-    @property
-    def parts_directory(self) -> Path:
-        """``STORE.parts``."""
-        return self.path.with_name(f"{self.path.name}.parts")
-
-    @property
-    def _lock(self) -> WriterLock:
-        return self._writer_lock
 
     def _prepare(self) -> None:
         self._refuse_foreign()
@@ -198,10 +190,10 @@ class StoreWriter(PartsWriter):
         self._index.sources.clear()
         try:
             remove_parts(self.path, self.parts_directory)
-        except (OSError, StoreError) as error:
+        except StoreError as error:
             self.notes.append(f"{self.parts_directory} could not be removed ({error}); remove it by hand")
             return
-        left = [path for path in list_directory(self.parts_directory) if part_number(path) is not None]
+        left = list_file_parts(self.path)
         if left:
             self.notes.append(
                 f"{len(left)} part{'s' * (len(left) > 1)} with rows of images that {self.source} does not "
