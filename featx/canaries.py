@@ -70,7 +70,8 @@ def check_drift(
     """
     canaries = _choose(source, records, writer.partly_known(network.layers), trusted)
     worst = 0.0
-    for batch in embed(network, source, canaries, batch_size=CANARIES):
+    stream = embed(network, source, canaries, decoding=writer.space.decoding)
+    for batch in stream:
         if not batch.indices:
             continue
         for layer in network.layers:

@@ -7,47 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
 
 from featx.errors import FeatxError, UnknownNameError
 from featx.images.decoding import POLICY
-from featx.images.loading import LoadedImage, default_workers, load
+from featx.images.loading import Loader, default_workers
 from featx.images.sources import Source
 from featx.records import ImageRecord, LayerSpec, Preprocess, Resize, Space, StoreDtype
+from featx.spent import Spent
+from featx.streams import EmbeddedBatch, beside_device, on_cores
 
 if TYPE_CHECKING:
     from featx.backbones.network import Network
 
-
-REPORT_EVERY = 256
-"""Images without pixels after which a batch is given though it is not full: they need no network."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedBatch:
-    """What one batch gave.
-
-    Parameters
-    ----------
-    indices : list of int, k
-        Positions in the records given to :func:`embed`.
-    digests : ndarray of uint8, (k, 32)
-    phashes : ndarray of uint64, (k,)
-    features : dict of layer name to ndarray of float32, (k, dim)
-    others : list of LoadedImage
-        Images that came by without pixels since the last batch: not claimed, or with a reason.
-    """
-
-    indices: list[int]
-    digests: NDArray[np.uint8]
-    phashes: NDArray[np.uint64]
-    features: dict[str, NDArray[np.float32]]
-    others: list[LoadedImage]
+__all__ = ["EmbeddedBatch", "choose_preprocess", "embed", "parse_layer", "space_of"]
 
 
 def embed(
@@ -57,10 +32,12 @@ def embed(
     *,
     batch_size: int | Literal["auto"] = "auto",
     workers: int | Literal["auto"] = "auto",
+    decoding: str = POLICY,
     claim: Callable[[bytes], bool] | None = None,
     trusted: Mapping[str, tuple[int, int, bytes]] | None = None,
+    spent: Spent | None = None,
 ) -> Iterator[EmbeddedBatch]:
-    """Stream records through the network, decoding ahead of it in threads.
+    """Stream records through the network.
 
     Parameters
     ----------
@@ -70,34 +47,36 @@ def embed(
     batch_size : int or "auto"
         Images per forward pass; ``auto`` is what the network finds to be fastest.
     workers : int or "auto"
-        Threads that decode.
-    claim, trusted
-        As for :func:`featx.images.loading.load`.
+        Threads that decode and, on a CPU, compute; ``auto`` is one for each core.
+    decoding, claim, trusted
+        As for :class:`featx.images.loading.Loader`.
+    spent : Spent, optional
+        To which is added where the time goes.
 
     Yields
     ------
     EmbeddedBatch
-        At most ``batch_size`` rows; images whose embedding is not finite come among ``others``.
+        At most ``batch_size`` rows; images whose embedding is not finite come among ``others``. Each
+        record comes once; the order is not that of ``records``.
     """
-    fixed = _batch_size(batch_size)
     threads = default_workers() if workers == "auto" else workers
     if threads < 1:
         raise FeatxError(f"{threads} workers were asked for; expected at least 1, or auto.")
-    ready: list[LoadedImage] = []
-    others: list[LoadedImage] = []
-    claimed = 0
-    for done, item in enumerate(
-        load(source, records, network.preprocess, workers=threads, claim=claim, trusted=trusted), start=1
-    ):
-        claimed += item.pixels is not None
-        (others if item.pixels is None else ready).append(item)
-        if len(ready) >= (fixed or network.engine.batch_size) or len(others) == REPORT_EVERY:
-            # As many of the rest as of those seen will have to be computed.
-            network.engine.remaining = (len(records) - done) * claimed // done
-            yield _forward(network, ready, others)
-            ready, others = [], []
-    if ready or others:
-        yield _forward(network, ready, others)
+    fixed = _batch_size(batch_size)
+    if fixed is not None:
+        network.engine.use_batch_size(fixed)
+    loader = Loader(source, network.preprocess, decoding=decoding, claim=claim, trusted=trusted)
+    spent = spent or Spent()
+    if not records:
+        return
+    threads = min(threads, len(records))
+    # More threads than cores take more of each other's time, and no less of the machine's.
+    spent.threads = max(spent.threads, min(threads, default_workers()))
+    spent.shares_cores = network.device == "cpu"
+    stream = on_cores if spent.shares_cores else beside_device
+    started = time.perf_counter()
+    yield from stream(network, loader, records, threads=threads, batch_size=fixed, spent=spent)
+    spent.wall += time.perf_counter() - started
 
 
 def parse_layer(layer: str | LayerSpec) -> LayerSpec:
@@ -150,14 +129,14 @@ def choose_preprocess(
     return record
 
 
-def space_of(network: Network, store_dtype: StoreDtype) -> Space:
-    """Name the space of the embeddings that a network gives."""
+def space_of(network: Network, store_dtype: StoreDtype, decoding: str = POLICY) -> Space:
+    """Name the space of the embeddings that a network gives of images decoded by a policy."""
     return Space(
         provider=network.backbone.provider,
         backbone=network.backbone.name,
         weights=network.weights.identity,
         preprocess=network.preprocess.to_json(),
-        decoding=POLICY,
+        decoding=decoding,
         precision=network.precision,
         store_dtype=store_dtype,
     )
@@ -169,26 +148,3 @@ def _batch_size(batch_size: int | Literal["auto"]) -> int | None:
     if batch_size < 1:
         raise FeatxError(f"A batch size of {batch_size} was given; expected at least 1, or auto.")
     return batch_size
-
-
-def _forward(network: Network, ready: list[LoadedImage], others: list[LoadedImage]) -> EmbeddedBatch:
-    if not ready:
-        return EmbeddedBatch([], np.zeros((0, 32), np.uint8), np.zeros(0, np.uint64), {}, others)
-    features = network.embed(np.stack([item.pixels for item in ready if item.pixels is not None]))
-    finite = np.all([np.isfinite(rows).all(axis=1) for rows in features.values()], axis=0)
-    if not finite.all():
-        reason = f"the embedding is not finite (NaN or Inf, computed in {network.precision})"
-        others = others + [
-            dataclasses.replace(item, pixels=None, reason=reason)
-            for item, good in zip(ready, finite, strict=True)
-            if not good
-        ]
-        ready = [item for item, good in zip(ready, finite, strict=True) if good]
-        features = {name: rows[finite] for name, rows in features.items()}
-    return EmbeddedBatch(
-        [item.index for item in ready],
-        np.frombuffer(b"".join(item.digest for item in ready), np.uint8).reshape(-1, 32),
-        np.array([item.phash for item in ready], np.uint64),
-        features,
-        others,
-    )

@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-
 from featx.bookkeeping import Bookkeeping, check_skipped
 from featx.canaries import check_drift
 from featx.embedding import choose_preprocess, embed, parse_layer, space_of
 from featx.environment import environment, peak_memory_bytes
 from featx.errors import DriftError, FeatxError, SpaceMismatchError, UnknownNameError
+from featx.images.decoding import choose_policy
 from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
     PENULTIMATE,
@@ -43,23 +42,21 @@ from featx.reuse import (
     trusted_digests,
 )
 from featx.sharding import Shard, parse_shard
+from featx.spent import Spent
 from featx.store.directory import require_directory, shard_index, unfinished
 from featx.store.directorywriter import DirectoryWriter
 from featx.store.locking import require_free
 from featx.store.partswriter import PartsWriter
 from featx.store.reader import FeatureStore
 from featx.store.recovery import refuse_other_space
-from featx.store.rounding import share_lost
 from featx.store.writer import StoreWriter
+from featx.trial import Trial
 
 if TYPE_CHECKING:
     from featx.backbones.network import Network
 
 DEFAULT_BACKBONE = "resnet50"
 DEFAULT_MAX_SKIP = 0.1
-TRIAL_IMAGES = 4
-TRIAL_LOSS = 0.002
-"""Relative error of a row that rounding to float16 may cost: 2⁻¹¹ for a normal number, with some room."""
 
 
 def extract(
@@ -78,6 +75,7 @@ def extract(
     batch_size: int | Literal["auto"] = "auto",
     workers: int | Literal["auto"] = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
+    fast_decode: bool = False,
     seed: int = 0,
     strict: bool = False,
     max_skip: float = DEFAULT_MAX_SKIP,
@@ -111,17 +109,22 @@ def extract(
     image_size : int or None
         Side of the network's input in pixels.
     precision : {"auto", "fp32", "bf16", "fp16"}
-        What the network computes in; ``auto`` is bf16 where the hardware has units for it, and what
-        an existing store has.
+        What the network computes in; ``auto`` is what an existing store has, else bf16 where the hardware
+        has units for it and a few of the images show that the network bears it.
     store_dtype : {"auto", "float16", "float32"}
         What the rows are stored in; ``auto`` is what an existing store has, else float16, unless a few
         of the images show that its range does not hold these embeddings.
     device : str, default="auto"
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-    batch_size, workers : int or "auto"
-        Images per forward pass; threads that decode.
+    batch_size : int or "auto"
+        Images per forward pass; ``auto`` is found out on the way, and remembered.
+    workers : int or "auto"
+        Threads that decode and, on a CPU, compute, each on one core.
     compile : {"auto", "on", "off"}
         Whether the network is compiled; ``auto`` if the images to come repay it, which is measured.
+    fast_decode : bool, default=False
+        Let the decoder scale JPEGs that are much larger than the network's input: faster, and nearly the
+        same rows, but a space of its own.
     seed : int
         For ``weights="none"``.
     strict : bool, default=False
@@ -166,12 +169,13 @@ def extract(
     if store_dtype not in ("auto", *get_args(StoreDtype)):
         raise UnknownNameError("store dtype", store_dtype, ("auto", *get_args(StoreDtype)))
     path, part = Path(store), _shard_of(store, shard)
+    decoding = choose_policy(fast_decode)
     opened = open_source(source)
     records = list_images(opened)
     mine = records if part is None else [record for record in records if part.holds(record.name)]
     specs = [parse_layer(layer) for layer in ([layers] if isinstance(layers, str) else layers)]
     request = describe_request(
-        backbone, weights, specs, preprocess, resize, image_size, precision, store_dtype, seed
+        backbone, weights, specs, preprocess, resize, image_size, decoding, precision, store_dtype, seed
     )
 
     before = earlier_store(path, part, request, opened, records, mine, rehash) if not overwrite else None
@@ -184,6 +188,7 @@ def extract(
 
     # Before anything is loaded, or downloaded: whether this can be written at all.
     require_free(path if part is None else shard_index(path, part))
+    is_checked = precision == "auto" and before is None
     settings: Space | None = None
     trusted: dict[str, tuple[int, int, bytes]] = {}
     if before is not None:
@@ -193,7 +198,9 @@ def extract(
                 f"{path} holds embeddings that were imported, to which no network can add; choose another "
                 "output, or replace it with --overwrite"
             )
-        refuse_other_space(path, settings, dataclasses.replace(settings, backbone=backbone))
+        refuse_other_space(
+            path, settings, dataclasses.replace(settings, backbone=backbone, decoding=decoding)
+        )
         if before.store.meta["source"] == opened.location and not rehash:
             trusted = trusted_digests(before.store)
         if not before.is_complete or not holds_all(before.store, mine):
@@ -217,32 +224,42 @@ def extract(
         seed=seed,
         preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
     )
-    network = load(layers=specs, precision=precision, compile=compile)
+    network = load(layers=specs, precision=precision, compile=compile, keep_exact=is_checked)
     canaries = [network]
     earlier = before.store.layers if before is not None else ()
     if earlier and not set(earlier) & set(network.layers):
         # Only layers are added: what is there is compared all the same.
         old = LayerSpec(earlier[0].node, earlier[0].pool)
         canaries.append(load(layers=[old], precision=network.precision))
+    trial = Trial(network, opened, mine, decoding)
+    # What was left of an earlier run had its check then, of which nothing is left.
+    if is_checked and (check := trial.check_precision(may_change=precision == "auto")):
+        request["precision_check"] = dataclasses.asdict(check)
     if store_dtype == "auto":
-        store_dtype = _choose_store_dtype(network, opened, records)
+        store_dtype = trial.choose_store_dtype()
     options: dict[str, Any] = {
         "request": _provenance(request, network, before),
         "source": opened.location,
         "overwrite": overwrite,
     }
-    space = space_of(network, store_dtype)
+    space = space_of(network, store_dtype, decoding)
     writer: PartsWriter
     if part is None:
         writer = StoreWriter(path, space, network.layers, **options)
     else:
         shared: dict[str, Any] = {"shard": part, "listing": records, "check": rehash}
         writer = DirectoryWriter(path, space, network.layers, **shared, **options)
+    spent = Spent()
     with writer:
 
         def fill() -> Bookkeeping:
             job = Bookkeeping(writer, mine, len(records), max_skip, strict, on_progress)
-            stream: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+            stream: dict[str, Any] = {
+                "batch_size": batch_size,
+                "workers": workers,
+                "decoding": decoding,
+                "spent": spent,
+            }
             _embed_all(network, canaries, opened, mine, trusted, writer, job, stream)
             return job
 
@@ -266,7 +283,13 @@ def extract(
             notes.append(str(unfinished(path, writer.missing)))
     _check_all(result, len(records), max_skip, strict)  # shards may have too many only together
     result.summary = ExtractionSummary(
-        job.computed, len(images) - job.computed, len(skipped), seconds, tuple(notes), writer.removed
+        job.computed,
+        len(images) - job.computed,
+        len(skipped),
+        seconds,
+        tuple(notes),
+        writer.removed,
+        spent.speed(),
     )
     return result
 
@@ -287,11 +310,17 @@ def _provenance(request: dict[str, Any], network: Network, before: Earlier | Non
         pooled = [layer.name for layer in network.layers if layer.node == node]
         if len(pooled) == 1:
             resolved[node] = pooled[0]
-    return request | {
-        "weights": request["weights"] | {"digest": network.weights.digest},
-        "versions": environment()["versions"],
-        "resolved": resolved,
-    }
+    earlier = before.store.meta["request"] if before else {}
+    kept = {name: earlier[name] for name in ("precision_check",) if name in earlier}
+    return (
+        kept
+        | request
+        | {
+            "weights": request["weights"] | {"digest": network.weights.digest},
+            "versions": environment()["versions"],
+            "resolved": resolved,
+        }
+    )
 
 
 def _shard_of(store: str | os.PathLike[str], shard: str | tuple[int, int] | Shard | None) -> Shard | None:
@@ -325,13 +354,3 @@ def _embed_all(
     left = job.unfinished()
     for batch in embed(network, source, [records[index] for index in left], claim=job.claim, **options):
         job.take(batch, left)
-
-
-def _choose_store_dtype(network: Network, source: Source, records: Sequence[ImageRecord]) -> StoreDtype:
-    """Try a few images: float16 where it holds their embeddings, float32 where it does not.
-
-    A network with random weights easily gives values of 1e-9, which float16 would store as zeros.
-    """
-    trial = next(embed(network, source, records[:TRIAL_IMAGES], batch_size=TRIAL_IMAGES))
-    lost = [share_lost(rows, np.float16).max(initial=0) for rows in trial.features.values()]
-    return "float16" if max(lost, default=0) < TRIAL_LOSS else "float32"

@@ -10,12 +10,15 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from queue import Queue
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from featx.embedding import EmbeddedBatch, embed
 from featx.errors import FeatxError, SourceError
+from featx.images.decoding import POLICY
 from featx.images.loading import load
 from featx.images.sources import Source
 from featx.records import ImageRecord, Pixels, escape_name
@@ -40,6 +43,8 @@ class Feed:
         Images per forward pass.
     workers : int
         Threads that decode, where all of them do.
+    decoding : str
+        One of :data:`featx.images.decoding.POLICIES`.
 
     Attributes
     ----------
@@ -59,6 +64,7 @@ class Feed:
         records: Sequence[ImageRecord],
         batch_size: int | Literal["auto"],
         workers: int,
+        decoding: str = POLICY,
     ) -> None:
         if workers < 1:
             raise FeatxError(f"{workers} workers were given; expected at least 1, or auto.")
@@ -66,11 +72,12 @@ class Feed:
         self._source = source
         self._batch_size = batch_size
         self._workers = workers
+        self._decoding = decoding
         self._pixels: list[Pixels] = []
         self._decoded_per_second = 0.0
         self.records: list[ImageRecord] = []
         reason = ""
-        for item in load(source, records, network.preprocess, workers=workers):
+        for item in load(source, records, network.preprocess, workers=workers, decoding=decoding):
             if item.pixels is None:
                 reason = reason or f"{escape_name(records[item.index].name)}: {item.reason}"
             else:
@@ -83,14 +90,15 @@ class Feed:
     def warm_up(self, seconds: float) -> int:
         """Run everything once; gives the number of images in a batch."""
         self._decoded_per_second = self.decode(self._workers, seconds)
-        batch = next(self._embed(seconds))
-        self.end_to_end(seconds)
-        return len(batch.indices) + len(batch.others)
+        self.end_to_end(2 * seconds)
+        return self._network.engine.batch_size
 
     def decode(self, workers: int, seconds: float) -> float:
         """Decode only; images per second."""
         endless = itertools.cycle(self.records)
-        items = load(self._source, endless, self._network.preprocess, workers=workers)
+        items = load(
+            self._source, endless, self._network.preprocess, workers=workers, decoding=self._decoding
+        )
         return rate_of((1 for _ in items), seconds)
 
     def network_alone(self, size: int, seconds: float) -> float:
@@ -99,12 +107,39 @@ class Feed:
         starts = range(0, max(size, min(count, 8 * size)), size)
         batches = [np.stack([self._pixels[(start + i) % count] for i in range(size)]) for start in starts]
 
-        def forward() -> Iterator[int]:
-            for batch in itertools.cycle(batches):
-                self._network.embed(batch)
-                yield size
+        threads = self._workers if self._network.device == "cpu" else 1
+        counts: Queue[int | BaseException] = Queue()
+        stopped = Event()
 
-        return rate_of(forward(), seconds)
+        def work() -> None:
+            try:
+                if self._network.device == "cpu":
+                    self._network.use_one_core()
+                for batch in itertools.cycle(batches):
+                    if stopped.is_set():
+                        return
+                    self._network.embed(batch)
+                    counts.put(size)
+            except BaseException as error:  # noqa: BLE001 - raised where the counts are taken
+                counts.put(error)
+
+        def finished() -> Iterator[int]:
+            while True:
+                count = counts.get()
+                if isinstance(count, BaseException):
+                    raise count
+                yield count
+
+        workers = [Thread(target=work, daemon=True) for _ in range(threads)]
+        with self._network.on_streams(threads):
+            for worker in workers:
+                worker.start()
+            try:
+                return rate_of(finished(), seconds)
+            finally:
+                stopped.set()
+                for worker in workers:
+                    worker.join()
 
     def end_to_end(self, seconds: float) -> float:
         """Decode and run the network, as ``extract`` does; images per second."""
@@ -117,7 +152,12 @@ class Feed:
         run = list(itertools.islice(itertools.cycle(self.records), count))
         while True:
             yield from embed(
-                self._network, self._source, run, batch_size=self._batch_size, workers=self._workers
+                self._network,
+                self._source,
+                run,
+                batch_size=self._batch_size,
+                workers=self._workers,
+                decoding=self._decoding,
             )
 
 

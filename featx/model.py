@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.embedding import parse_layer, space_of
-from featx.errors import FeatxError, ImageError, ModelFileError, WeightsError
+from featx.errors import FeatxError, ImageError, ModelFileError, UnknownNameError, WeightsError
+from featx.images.decoding import check_policy
 from featx.images.sources import SourceLike, list_images, open_source
 from featx.modelfile import read_head, read_manifest, replay
 from featx.prediction import Judged, judge_in_order, name_classes
@@ -213,6 +214,7 @@ class Model:
             records,
             lambda features: self._judge(head, features[self.layer.name]),
             stage="predict",
+            decoding=self.space.decoding,
             batch_size=batch_size,
             workers=workers,
             on_progress=on_progress,
@@ -253,6 +255,10 @@ class Model:
         return self._networks[device]
 
     def _load_network(self, device: str) -> Network:
+        try:
+            check_policy(self.space.decoding)
+        except UnknownNameError as error:
+            raise ModelFileError(f"{self.path} was fitted on images decoded otherwise: {error}") from error
         from featx.backbones.network import load_network
 
         try:
@@ -264,13 +270,14 @@ class Model:
                 device=device,
                 seed=self._seed,
                 preprocess=self._preprocess,
+                compile="auto",
             )
         except WeightsError as error:
             raise WeightsError(
                 f"{error} (the model's {self.space.backbone} was extracted with {self._trained_with}; "
                 "if the file has moved, give it with --weights FILE)"
             ) from error
-        differences = self.space.differences(space_of(network, self.space.store_dtype))
+        differences = self.space.differences(space_of(network, self.space.store_dtype, self.space.decoding))
         if differences:
             shown = "; ".join(f"{name}: {then} then, {now} now" for name, (then, now) in differences.items())
             raise ModelFileError(

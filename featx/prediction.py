@@ -15,6 +15,7 @@ from scipy.special import softmax
 
 from featx.embedding import choose_preprocess, embed
 from featx.errors import BackboneError, FeatxError
+from featx.images.decoding import POLICY
 from featx.images.sources import Source, SourceLike, list_images, open_source
 from featx.records import (
     ImageRecord,
@@ -101,6 +102,7 @@ def classify(
         precision=precision,
         device=device,
         preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
+        compile="auto",
     )
     categories = network.categories or ()
     (logits,) = (layer.name for layer in network.layers)
@@ -114,6 +116,7 @@ def classify(
         records,
         judge,
         stage="classify",
+        decoding=POLICY,
         batch_size=batch_size,
         workers=workers,
         on_progress=on_progress,
@@ -128,6 +131,7 @@ def judge_in_order(
     judge: Callable[[Mapping[str, NDArray[np.float32]]], Sequence[Judged]],
     *,
     stage: str,
+    decoding: str,
     batch_size: int | Literal["auto"],
     workers: int | Literal["auto"],
     on_progress: ProgressCallback | None,
@@ -141,6 +145,8 @@ def judge_in_order(
         error, of which one is None or empty.
     stage : str
         For the progress.
+    decoding : str
+        One of :data:`featx.images.decoding.POLICIES`.
 
     Yields
     ------
@@ -149,7 +155,8 @@ def judge_in_order(
     """
     waiting: dict[int, Judged] = {}
     done = 0
-    for batch in embed(network, source, records, batch_size=batch_size, workers=workers):
+    stream = embed(network, source, records, batch_size=batch_size, workers=workers, decoding=decoding)
+    for batch in stream:
         if batch.indices:
             waiting |= dict(zip(batch.indices, judge(batch.features), strict=True))
         waiting |= {item.index: (None, item.reason) for item in batch.others}

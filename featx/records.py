@@ -209,13 +209,61 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
+class PrecisionCheck:
+    """How near embeddings are to those computed in fp32, on a few images.
+
+    Parameters
+    ----------
+    precision : {"bf16", "fp16"}
+        What was tried.
+    images : int
+    cosine_median, cosine_worst : float
+        Of the rows of the layer that bears it worst.
+    """
+
+    precision: Precision
+    images: int
+    cosine_median: float
+    cosine_worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast images were embedded, and what held them back; in images per second.
+
+    Parameters
+    ----------
+    images_per_second : float
+        From the first image to the last, without starting and finishing.
+    decode_per_second, network_per_second : float
+        What decoder or network would have given alone, from the time that each took.
+    bound_per_second : float
+        The most that both together could give, had nothing waited.
+    sentence : str
+        What held it back, and what to change.
+    """
+
+    images_per_second: float
+    decode_per_second: float
+    network_per_second: float
+    bound_per_second: float
+    sentence: str
+
+    @property
+    def share(self) -> float:
+        """Of the bound, what was reached."""
+        return self.images_per_second / self.bound_per_second
+
+
+@dataclass(frozen=True, slots=True)
 class ExtractionSummary:
     """What one run of ``extract`` did.
 
     ``computed`` counts the images that went through the network, ``reused`` those that did not need
     to (known already, or the same bytes as another), ``skipped`` those that cannot be used;
-    ``seconds`` is wall time, ``notes`` holds one line for each thing that people should hear of, and
-    ``removed`` counts the images of the earlier store that the source does not have any more.
+    ``seconds`` is wall time, ``notes`` holds one line for each thing that people should hear of,
+    ``removed`` counts the images of the earlier store that the source does not have any more, and
+    ``speed`` is None where nothing was computed.
     """
 
     computed: int
@@ -224,6 +272,7 @@ class ExtractionSummary:
     seconds: float
     notes: tuple[str, ...] = ()
     removed: int = 0
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 from featx.environment import environment
 from featx.errors import DamagedStoreError, StoreError
-from featx.images.decoding import POLICY
 from featx.images.loading import digest_of
 from featx.images.sources import Source
 from featx.records import PENULTIMATE, ImageRecord, LayerSpec, Preprocess, Resize, Space
@@ -114,6 +113,7 @@ def describe_request(
     preprocess: str | Preprocess | None,
     resize: Resize | None,
     image_size: int | None,
+    decoding: str,
     precision: str,
     store_dtype: str,
     seed: int,
@@ -136,6 +136,7 @@ def describe_request(
         "preprocess": preprocess.to_json() if isinstance(preprocess, Preprocess) else preprocess,
         "resize": resize,
         "image_size": image_size,
+        "decoding": decoding,
         "precision": precision,
         "store_dtype": store_dtype,
         "seed": seed,
@@ -167,6 +168,8 @@ def is_unchanged(
     stored = dict(store.meta["request"])
     asked = dict(request)
     resolved = resolved_layers(store)
+    if store.space.decoding != asked.pop("decoding") or store.meta["source"] != source.location:
+        return False
     layers_now = {resolved.get(name, name) for name in asked.pop("layers") or [PENULTIMATE]}
     if not layers_now <= {layer.name for layer in store.layers}:
         return False
@@ -178,8 +181,6 @@ def is_unchanged(
         return False
     if stored.get("versions") != environment()["versions"] or asked["backbone"].startswith("custom:"):
         return False  # "default" may mean other weights now; loading them tells
-    if store.space.decoding != POLICY or store.meta["source"] != source.location:
-        return False
     skipped = {item.name: item for item in store.skipped}
     kept = [record for record in records if record.name not in skipped]
     if len(records) != len(store) + len(skipped) or any(record.size < 0 for record in records):

@@ -19,6 +19,7 @@ import numpy as np
 from featx.embedding import choose_preprocess, parse_layer
 from featx.environment import environment
 from featx.errors import FeatxError
+from featx.images.decoding import POLICY, choose_policy
 from featx.images.loading import default_workers
 from featx.images.sources import SourceLike, list_images, open_source
 from featx.images.synthetic import SyntheticSource
@@ -34,6 +35,7 @@ from featx.records import (
 )
 
 if TYPE_CHECKING:
+    from featx.backbones.engine import Compile
     from featx.backbones.network import Network
 
 ROUNDS = 5
@@ -55,7 +57,9 @@ class Throughput:
     auto_precision : {"fp32", "bf16", "fp16"}
         What ``auto`` stands for with this network on this device.
     batch_size, workers : int
-        Images per forward pass; threads that decoded.
+        Images per forward pass; threads that decoded and, on a CPU, computed.
+    compiled : bool
+        Whether the network was compiled.
     cores : int
         Processors that this process may use.
     source : str
@@ -74,6 +78,8 @@ class Throughput:
         Both together, as ``extract`` does it; without its start, and without writing the store.
     hardware : mapping
         Of :func:`featx.environment.environment`, with the name of the accelerator if one computed.
+    decoding : str
+        The policy of decoding, one of :data:`featx.images.decoding.POLICIES`.
     """
 
     backbone: str
@@ -82,6 +88,7 @@ class Throughput:
     auto_precision: Precision
     batch_size: int
     workers: int
+    compiled: bool
     cores: int
     source: str
     images: int
@@ -92,6 +99,7 @@ class Throughput:
     network_per_second: float
     end_to_end_per_second: float
     hardware: Mapping[str, Any]
+    decoding: str = POLICY
 
     @property
     def bound(self) -> float:
@@ -134,6 +142,8 @@ def measure_throughput(
     device: str = "auto",
     batch_size: int | Literal["auto"] = "auto",
     workers: int | Literal["auto"] = "auto",
+    compile: Compile = "auto",
+    fast_decode: bool = False,
     images: int = 200,
     seconds: float = 16.0,
     on_progress: ProgressCallback | None = None,
@@ -147,9 +157,12 @@ def measure_throughput(
         in memory. Files are read once before anything is measured, so that no disk is.
     backbone : str, default="featx-tiny"
         One of :func:`featx.list_backbones`.
-    weights, layers, preprocess, resize, image_size, precision, device, batch_size, workers
+    weights, layers, preprocess, resize, image_size, precision, device, batch_size, workers, fast_decode
         As for :func:`featx.extract`. The speed does not depend on the values of the weights: ``"none"``
         needs no download.
+    compile : {"auto", "on", "off"}
+        ``on`` compiles first, as many thousands of images would repay; ``auto`` takes what was compiled
+        before.
     images : int, default=200
         Number of images that are rendered, or taken at equal distances from the source.
     seconds : float, default=16.0
@@ -192,9 +205,11 @@ def measure_throughput(
         precision=precision,
         device=device,
         preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
+        compile=compile,
     )
     threads = default_workers() if workers == "auto" else workers
-    feed = Feed(network, opened, [listed[place] for place in places], batch_size, threads)
+    decoding = choose_policy(fast_decode)
+    feed = Feed(network, opened, [listed[place] for place in places], batch_size, threads, decoding)
 
     # Of a round, decoder, single decoder and network take a share each, both together two.
     slot = seconds / (5 * ROUNDS + 2)
@@ -225,6 +240,7 @@ def measure_throughput(
         auto_precision=_auto_precision(network),
         batch_size=size,
         workers=threads,
+        compiled=network.engine.is_compiled,
         cores=default_workers(),
         source=opened.kind if source is None else f"{opened.kind}, {escape_name(opened.location)}",
         images=len(feed.records),
@@ -235,6 +251,7 @@ def measure_throughput(
         network_per_second=medians["network"],
         end_to_end_per_second=medians["end_to_end"],
         hardware=_hardware(network),
+        decoding=decoding,
     )
 
 
@@ -252,9 +269,7 @@ def _auto_precision(network: Network) -> Precision:
 def _hardware(network: Network) -> dict[str, Any]:
     import torch
 
-    facts = environment() | {"torch_threads": torch.get_num_threads()}
-    if "OMP_NUM_THREADS" in os.environ:
-        facts["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
+    facts = environment()
     if network.device.startswith("cuda"):
         facts["accelerator"] = torch.cuda.get_device_name(torch.device(network.device))
     return facts
@@ -264,28 +279,22 @@ def explain(found: Throughput) -> str:
     """Say in one sentence what held the machine back and what to change."""
     decode, network = found.cores * found.decode_per_core, found.network_per_second
     on_cpu = found.device == "cpu"
-    threads = found.hardware.get("torch_threads", found.cores)
-    if on_cpu and network < decode and threads < found.cores and "OMP_NUM_THREADS" in found.hardware:
-        return (
-            f"The network held it back, as OMP_NUM_THREADS lets it compute on {threads} of {found.cores} "
-            "cores: unset that."
-        )
     if found.share < GOOD_SHARE:
-        if found.workers < found.cores and found.decode_per_second < 1.25 * found.end_to_end_per_second:
-            return (
-                f"Decoding held it back, as {found.workers} of {found.cores} cores decode while the network "
-                "waits: use `--workers auto`."
-            )
+        if found.workers < found.cores:
+            return f"Only {found.workers} of {found.cores} cores were at work: use `--workers auto`."
         return (
             f"{1 - found.share:.0%} of what the bound allows was lost where decoder and network wait for "
             f"each other or for other programs: stop those, or try `--batch-size {2 * found.batch_size}`."
         )
     if decode <= network:
+        faster = ", or `--fast-decode` for JPEGs much larger than the input" * (found.decoding == POLICY)
         return (
             f"Decoding held it back ({found.cores} cores decode {decode:.0f} images/s, the network could "
-            f"take {network:.0f}): use more cores, or store the images smaller."
+            f"take {network:.0f}): use more cores, or store the images smaller{faster}."
         )
     remedies = ["a smaller backbone", "an earlier `--layer`"]
+    if on_cpu and not found.compiled:
+        remedies.insert(0, "`--compile on`")
     if found.precision == "fp32" != found.auto_precision:
         remedies.insert(0, f"`--precision auto` ({found.auto_precision} here)")
     remedies.append("a GPU" if on_cpu else f"`--batch-size {2 * found.batch_size}`")

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featx.embedding import choose_preprocess, embed, parse_layer
 from featx.errors import FeatxError, ImageError
+from featx.images.decoding import choose_policy
 from featx.images.sources import ImageLike, ItemsSource, list_images
 from featx.records import Precision, Preprocess, Resize, escape_name
 
@@ -29,7 +30,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
     weights : {"default", "none"} or path
     layers : sequence of str, or str
         ``NODE`` or ``NODE:POOL``; several are joined side by side. Empty for the penultimate one.
-    preprocess, resize, image_size, precision, device, batch_size, workers, seed
+    preprocess, resize, image_size, precision, device, batch_size, workers, fast_decode, seed
         As for :func:`featx.extract`.
 
     Attributes
@@ -61,6 +62,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         device: str = "auto",
         batch_size: int | Literal["auto"] = "auto",
         workers: int | Literal["auto"] = "auto",
+        fast_decode: bool = False,
         seed: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -73,6 +75,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         self.device = device
         self.batch_size = batch_size
         self.workers = workers
+        self.fast_decode = fast_decode
         self.seed = seed
 
     def fit(self, X: Sequence[ImageLike], y: object = None) -> FeatureExtractor:  # noqa: ARG002 - scikit-learn's
@@ -117,6 +120,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
             records,
             batch_size=self.batch_size,
             workers=self.workers,
+            decoding=choose_policy(self.fast_decode),
         ):
             for item in batch.others:
                 raise ImageError(f"{escape_name(records[item.index].name)}: {item.reason}")
@@ -183,6 +187,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
             preprocess=choose_preprocess(
                 self.backbone, self.weights, self.preprocess, self.resize, self.image_size
             ),
+            compile="auto",
         )
         self._network = (settings, network)
         return network

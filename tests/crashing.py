@@ -28,6 +28,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from crashdisk import Recorder
+from fakenetwork import Engine, OnCores
 from PIL import Image
 
 from featx.records import LayerInfo, Preprocess
@@ -140,18 +141,17 @@ def digests_inside(file):
 # A network that loads no torch
 
 
-class FakeNetwork:
+class FakeNetwork(OnCores):
     """What an extraction needs of a network; each row depends on the pixels of its image alone."""
 
     layers = LAYERS
-    precision, device, notes = "fp32", "cpu", ()
-    engine = types.SimpleNamespace(batch_size=16, remaining=0)
     preprocess = Preprocess("crop", SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     backbone = types.SimpleNamespace(provider="custom", name="fake")
 
     def __init__(self, report, seed, pause):
         key = hashlib.sha256(str(seed).encode()).hexdigest()
         self.weights = types.SimpleNamespace(digest=key, identity={"digest": key})
+        self.engine = Engine()
         self._report, self._pause = report, pause
         values = np.random.default_rng(seed).normal(size=(SIDE * SIDE * 3, 8)).astype(np.float32)
         self._matrix = values / 64
@@ -191,7 +191,8 @@ def command_line():
 def _extract(job, report):
     import featx
 
-    options = {"backbone": "fake", "store_dtype": "float16", "batch_size": BATCH, "workers": 2}
+    # One worker, so that the batches come in the order of the images.
+    options = {"backbone": "fake", "store_dtype": "float16", "batch_size": BATCH, "workers": 1}
     with featx.extract(job["source"], job["store"], **options, **job.get("options", {})) as store:
         run = store.summary
         report("done", computed=run.computed, notes=run.notes, torch="torch" in sys.modules)

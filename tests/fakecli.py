@@ -8,13 +8,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+from fakenetwork import Engine, OnCores
 from pictures import photo, png
 
 ROOT = Path(__file__).parents[1]
 DIM = 512
 
 
-class FakeNetwork:
+class FakeNetwork(OnCores):
     """The mean of each of 512 neighbourhoods, one batch in ``pause`` seconds."""
 
     def __init__(self, pause):
@@ -25,8 +26,7 @@ class FakeNetwork:
         self.backbone = SimpleNamespace(name="fake", provider="custom")
         self.weights = SimpleNamespace(digest="0" * 64, identity={"digest": "0" * 64})
         self.preprocess = Preprocess("squash", 32, 32, "bilinear", (0.0,) * 3, (1.0,) * 3)
-        self.precision, self.device, self.notes = "fp32", "cpu", ()
-        self.engine = SimpleNamespace(batch_size=16, remaining=0)
+        self.engine = Engine()
 
     def embed(self, pixels):
         time.sleep(self.pause)

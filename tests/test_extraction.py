@@ -75,6 +75,8 @@ class TestStore:
             image_size=64,
             layers=["features.5:max", "penultimate", "features.5:avg"],
             batch_size=8,
+            workers=1,
+            precision="fp32",
             store_dtype="float16",
         )
         assert [layer.node for layer in store.layers] == ["features.5", "features.12.cat", "features.5"]
@@ -116,7 +118,7 @@ class TestRunAgain:
         (root / "train/bees/002.png").unlink()
         store = extract(root, path)
         assert store.summary.computed == 2
-        assert embedded == [2, CANARIES]
+        assert sum(embedded) == 2 + CANARIES
         assert len(store) == 12
         row = store.names.index("train/ants/moved.png")
         assert store.y[row] == "ants"
@@ -137,11 +139,12 @@ class TestRunAgain:
         extract(root, path)
         assert embedded == []
         assert extract(root, path, rehash=True).summary.computed == 1
-        assert embedded == [1, CANARIES]
+        assert sum(embedded) == 1 + CANARIES
 
     def test_a_layer_is_added(self, make_photos, tmp_path, embedded):
         root, path = make_photos(splits={"train": 3}), tmp_path / "x.h5"
         options = {"backbone": "squeezenet1_1", "weights": "none", "image_size": 64, "store_dtype": "float16"}
+        options["precision"] = "fp32"
         featx.extract(root, path, layers=["features.5:avg"], **options)
         first = np.array(featx.FeatureStore(path).X("features.5"))
         store = featx.extract(root, path, layers=["features.9:avg"], **options)

@@ -429,3 +429,61 @@ class TestArguments:
         photos.write(file, data)
         with pytest.raises(SpaceMismatchError, match=r"weights.digest is [0-9a-f]{12}… there and"):
             extract(photos, tmp_path / "x.h5", weights=file, **options)
+
+
+class TestRuns:
+    """How a run is cut into batches, ordered and decoded in parallel changes no row."""
+
+    RUNS = (
+        {"batch_size": 1},
+        {"batch_size": 3, "workers": 4},
+        {"batch_size": 3, "reverse": True},
+        {"batch_size": 1, "workers": 4, "reverse": True},
+        {"workers": 4},
+        {"workers": 4, "reverse": True},
+    )
+
+    @staticmethod
+    def rows(paths, store, reverse=False, **options):
+        opened = featx.extract(
+            paths[::-1] if reverse else paths, store, precision="fp32", store_dtype="float32", **options
+        )
+        order = -1 if reverse else 1
+        assert [bytes(row) for row in opened.digests] == [
+            hashlib.sha256(path.read_bytes()).digest() for path in paths[::order]
+        ]
+        return {layer.name: np.array(opened.X(layer.name))[::order] for layer in opened.layers}
+
+    def compare(self, paths, folder, embedded, **options):
+        alike = {"batch_size": "auto", "workers": 1}
+        expected = self.rows(paths, folder / "x.h5", **alike, **options)
+        sizes = []
+        for number, run in enumerate(self.RUNS):
+            embedded.clear()
+            found = self.rows(paths, folder / f"{number}.h5", **(alike | run), **options)
+            sizes.append(max(embedded))
+            assert sum(embedded) >= len(paths)
+            for layer, rows in expected.items():
+                distance = np.linalg.norm(found[layer] - rows, axis=1) / np.linalg.norm(rows, axis=1)
+                assert distance.max() <= 1e-5, (run, layer)
+        assert sizes[:4] == [1, 3, 3, 1]
+        assert min(sizes[4:]) >= 3  # few images are shared out among the threads
+
+    @staticmethod
+    def photos(root, count, size):
+        """Photos of several sizes, so that they take different times to decode."""
+        root.mkdir()
+        paths = [root / f"{index:02}.{'png' if index % 3 else 'jpg'}" for index in range(count)]
+        for index, path in enumerate(paths):
+            photo(("ants", "bees", "wasps")[index % 3], index, (size + 9 * (index % 4), size)).save(path)
+        return paths
+
+    def test_no_row_depends_on_batch_size_order_or_workers(self, tmp_path, embedded):
+        paths = self.photos(tmp_path / "photos", 11, 40)
+        self.compare(paths, tmp_path, embedded, backbone="featx-tiny", layers=["penultimate", "layer2"])
+
+    @pytest.mark.slow
+    def test_nor_in_a_network_of_torchvision(self, tmp_path, embedded):
+        paths = self.photos(tmp_path / "photos", 37, 200)
+        options = {"backbone": "resnet18", "weights": "none", "layers": ["penultimate", "layer2:gem"]}
+        self.compare(paths, tmp_path, embedded, **options)

@@ -549,7 +549,7 @@ class TestElsewhere:
 
 
 FOUR = """
-import json, os, signal, sys, traceback
+import json, os, signal, sys, time, traceback
 import featx
 from featx.backbones.network import Network
 from featx.store.partswriter import PartsWriter
@@ -557,16 +557,19 @@ from featx.store.partswriter import PartsWriter
 jobs = json.load(sys.stdin)
 add, embed = PartsWriter.add, Network.embed
 
-def add_part(self, *rows):
-    add(self, *rows)
-    self.flush()
-
 def work(job, number):
-    calls = []
+    calls, added = [], []
+
+    def add_part(self, *rows):
+        add(self, *rows)
+        self.flush()
+        added.append(1)
 
     def counted(self, pixels):
         calls.append(1)
         if job["kill"] == number and len(calls) == 3:
+            while not added:
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return embed(self, pixels)
 
@@ -604,7 +607,7 @@ def test_four_processes_at_once(make_photos, tmp_path, one_file):
         "layers": [LAYER],
         "store_dtype": "float32",
         "batch_size": 2,
-        "workers": 2,
+        "workers": 1,
     }
     victim = 2
     mine = of_shard(photos, victim, 4)

@@ -15,6 +15,7 @@ GIVEN = {
     "auto_precision": "bf16",
     "batch_size": 16,
     "workers": 2,
+    "compiled": True,
     "cores": 2,
     "source": "class folders",
     "images": 200,
@@ -24,7 +25,7 @@ GIVEN = {
     "decode_per_core": 350.0,
     "network_per_second": 100.0,
     "end_to_end_per_second": 80.0,
-    "hardware": {"torch_threads": 2},
+    "hardware": {"cpu": "any"},
 }
 
 
@@ -59,8 +60,12 @@ class TestSentence:
     def test_the_network(self):
         text = given().sentence
         assert text.startswith("The network held it back (alone it gives 100 images/s, the decoder 700)")
-        assert "a GPU" in text
-        assert "--precision" not in text
+        assert text.endswith(": use a smaller backbone, an earlier `--layer`, or a GPU.")
+
+    def test_the_network_that_was_not_compiled(self):
+        found = given(compiled=False)
+        assert "use `--compile on`, a smaller backbone" in found.sentence
+        assert "--compile" not in given(compiled=False, device="cuda", decode_per_core=9000).sentence
 
     def test_the_network_in_fp32_where_there_is_better(self):
         assert "`--precision auto` (bf16 here)" in given(precision="fp32").sentence
@@ -80,6 +85,11 @@ class TestSentence:
         )
         assert "more cores" in text
 
+    def test_the_decoder_could_do_less(self):
+        slow = {"network_per_second": 1800, "end_to_end_per_second": 480}
+        assert "`--fast-decode`" in given(**slow).sentence
+        assert "--fast-decode" not in given(**slow, decoding="1+dct").sentence
+
     def test_too_few_workers(self):
         found = given(
             device="cuda",
@@ -88,25 +98,18 @@ class TestSentence:
             network_per_second=3000,
             end_to_end_per_second=345,
         )
-        assert "1 of 2 cores decode" in found.sentence
-        assert "`--workers auto`" in found.sentence
+        assert found.sentence == "Only 1 of 2 cores were at work: use `--workers auto`."
+        assert given(device="cpu", workers=1, end_to_end_per_second=40).sentence == found.sentence
+        assert "at work" not in given(device="cpu", workers=2, end_to_end_per_second=40).sentence
 
     def test_what_is_lost_between_them(self):
         text = given(end_to_end_per_second=given().bound / 2).sentence
         assert text.startswith("50% of what the bound allows was lost")
         assert "`--batch-size 32`" in text
 
-    def test_few_workers_are_not_blamed_for_what_they_could_have_done(self):
-        found = given(workers=1, decode_per_second=350, end_to_end_per_second=40)
-        assert "was lost" in found.sentence
-
-    def test_a_limit_on_the_threads_of_the_network(self):
-        limited = {"torch_threads": 1, "OMP_NUM_THREADS": "1"}
-        assert "1 of 2 cores: unset that" in given(hardware=limited).sentence
-        # Half of the logical processors is what torch chooses by itself where each core counts for two.
-        assert "unset" not in given(hardware={"torch_threads": 1}).sentence
-        assert "unset" not in given(hardware=limited, network_per_second=5000).sentence
-        assert "unset" not in given(hardware=limited, device="cuda").sentence
+    def test_few_workers_are_not_blamed_where_they_are_enough(self):
+        found = given(device="cuda", workers=1, network_per_second=300, end_to_end_per_second=290)
+        assert "The network held it back" in found.sentence
 
     @pytest.mark.parametrize("share", [0.1, 0.79, 0.81, 1.1])
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -142,7 +145,23 @@ class TestMeasuring:
         assert steps[-1].done == steps[-1].total == 4 * found.rounds
         assert [step.done for step in steps] == list(range(len(steps)))
         assert found.hardware["versions"]["featx"] == featx.__version__
-        assert found.hardware["torch_threads"] >= 1
+        assert found.compiled is False
+
+    def test_compiled_or_not_is_said_and_passed_on(self, monkeypatch):
+        from featx.backbones import network
+
+        asked, original = [], network.load_network
+
+        def load(*names, **options):
+            asked.append(options["compile"])
+            return original(*names, **options)
+
+        monkeypatch.setattr(network, "load_network", load)
+        found = [
+            measure_throughput(backbone="pixels", images=1, seconds=0.02, device="cpu", **options).compiled
+            for options in ({}, {"compile": "off"})
+        ]
+        assert (asked, found) == (["auto", "off"], [False, False])
 
     def test_every_batch_is_full_and_of_the_size_that_is_reported(self, embedded):
         found = measure_throughput(

@@ -24,7 +24,7 @@ __all__ = ["Backbone", "Provider", "find_backbone", "list_backbones", "register_
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_BUILT_IN = ("embedded", "pixels", "custom", "torchvision")
+_BUILT_IN = ("embedded", "pixels", "custom", "torchvision", "timm")
 # Cheap ones first: a name that an early provider knows never imports the later ones.
 
 _providers: dict[str, Provider] = {}
@@ -143,7 +143,7 @@ def list_backbones() -> list[str]:
     Returns
     -------
     list of str
-        Not listed, because their number has no end: ``custom:package.module:function``.
+        Not listed, because their number has no end: ``timm:NAME`` and ``custom:package.module:function``.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def find_backbone(name: str) -> Backbone:
     Parameters
     ----------
     name : str
-        One of :func:`list_backbones`, or ``custom:package.module:function``.
+        One of :func:`list_backbones`, ``timm:NAME``, or ``custom:package.module:function``.
 
     Returns
     -------

@@ -19,6 +19,8 @@ import torchvision
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
+from featx.errors import BackboneError
+
 __all__ = ["Graph", "trace"]
 
 Visit = Callable[[str, object], None]
@@ -44,10 +46,13 @@ class Graph(Protocol):
     """What both ways of reading a network offer.
 
     ``names`` are in order of execution; ``output`` is the node that makes the network's own output.
+    ``device`` is where :meth:`run` needs network and images: the meta device, unless the network's code
+    looks at the values that it computes.
     """
 
     names: list[str]
     output: str
+    device: torch.device
 
     def penultimate(self) -> str:
         """Name the node that feeds the last module with parameters, before flatten and dropout."""
@@ -115,6 +120,7 @@ class _TracedGraph:
         self._names = {node: name for node, name in self._names.items() if node.op != "output"}
         self._nodes = {name: node for node, name in self._names.items()}
         self.names = list(self._nodes)
+        self.device = torch.device("meta")
         self._end = next(iter(self._graph.output_node().all_input_nodes))
         self.output = self._names[self._end]
 
@@ -209,33 +215,46 @@ class _HookedGraph:
     """Modules as nodes, for networks whose code cannot be traced."""
 
     def __init__(self, model: nn.Module, image_size: int) -> None:
-        self._inputs: dict[str, str] = {}
-        self._order: list[str] = []
         self._model = model
+        self.device = torch.device("meta")
+        try:
+            self._read(copy.deepcopy(model).to("meta"), image_size)
+        except TRACE_ERRORS:
+            state = model.state_dict().values()
+            if any(tensor.is_meta for tensor in state):
+                raise
+            # Values can be looked at only where they are computed.
+            self.device = next((tensor.device for tensor in state), torch.device("cpu"))
+            self._read(model, image_size)
+        self.output = self.names[-1]
+
+    def _read(self, model: nn.Module, image_size: int) -> None:
+        self.names: list[str] = []
+        self._inputs: dict[str, str] = {}
         made: list[tuple[object, str]] = []  # holds the tensors, so that no id is used twice
 
         def visit(name: str, value: object) -> None:
             made.append((value, name))
-            self._order.append(name)
+            self.names.append(name)
 
         def enter(name: str, value: object) -> None:
             sources = [maker for tensor, maker in made if tensor is value]
             if sources:
                 self._inputs.setdefault(name, sources[-1])
 
-        images = torch.zeros(2, 3, image_size, image_size, device="meta")
-        self._run(copy.deepcopy(model).to("meta"), images, visit, enter)
-        self.names = self._order
-        self.output = self.names[-1]
+        self._run(model, torch.zeros(2, 3, image_size, image_size, device=self.device), visit, enter)
 
     def penultimate(self) -> str:
         modules = dict(self._model.named_modules())
         leaves = [name for name in self.names if not any(True for _ in modules[name].children())]
         scored = [name for name in leaves if any(True for _ in modules[name].parameters())]
-        before = self._inputs.get(scored[-1]) if scored else self.output
-        while before is not None and isinstance(modules[before], _PASSED_MODULES):
-            before = self._inputs.get(before)
-        return before or self.output
+        if not scored or scored[-1] == leaves[0]:
+            return self.output
+        # Where a function, such as torch.flatten, made the input, no module gave it: the last one before did.
+        before = self._inputs.get(scored[-1], leaves[leaves.index(scored[-1]) - 1])
+        while isinstance(modules[before], _PASSED_MODULES) and before in self._inputs:
+            before = self._inputs[before]
+        return before
 
     def inputs(self, name: str) -> Sequence[str]:
         return [self._inputs[name]] if name in self._inputs else []
@@ -310,6 +329,12 @@ class _Stopped(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+        missing = [name for name in self._nodes if name not in values]
+        if missing:
+            raise BackboneError(
+                f"The network did not run its module {missing[0]!r} for these images, expected it for all. "
+                "Choose a node that every image passes."
+            )
         return values
 
 

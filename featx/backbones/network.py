@@ -44,6 +44,8 @@ class NodeInfo:
         Of the network's multiplications, up to and including this node, from 0 to 1.
     poolings : tuple of str
         What is possible, the default first.
+    is_penultimate : bool
+        Whether ``penultimate``, the default layer, means this node.
     """
 
     name: str
@@ -51,6 +53,7 @@ class NodeInfo:
     width: int
     share: float
     poolings: tuple[Pooling, ...]
+    is_penultimate: bool
 
 
 def list_nodes(backbone: str) -> list[NodeInfo]:
@@ -81,6 +84,7 @@ def list_nodes(backbone: str) -> list[NodeInfo]:
     read = probe(record, record.input_size)
     counts = count_flops(read, record.input_size)
     total = max(counts.values())
+    penultimate = find_node(read.graph, read.graph.penultimate())
     return [
         NodeInfo(
             name=name,
@@ -88,6 +92,7 @@ def list_nodes(backbone: str) -> list[NodeInfo]:
             width=axes.width,
             share=counts[name] / total if total else 1.0,
             poolings=_default_first(axes),
+            is_penultimate=name == penultimate,
         )
         for name, axes in read.axes.items()
     ]
@@ -103,6 +108,7 @@ def load_network(
     seed: int = 0,
     preprocess: Preprocess | None = None,
     compile: Compile = "off",
+    keep_exact: bool = False,
 ) -> Network:
     """Build a network, load its weights and cut it at the layers asked for.
 
@@ -124,6 +130,8 @@ def load_network(
         Default: the record in the weights, or the backbone's.
     compile : {"auto", "on", "off"}, default="off"
         ``auto`` compiles once it is known that the images to come repay it.
+    keep_exact : bool, default=False
+        Keep the network in fp32 as well, for :meth:`Network.check_precision`.
 
     Returns
     -------
@@ -149,7 +157,7 @@ def load_network(
     """
     record = find_backbone(backbone) if isinstance(backbone, str) else backbone
     specs = layers or (LayerSpec(PENULTIMATE),)
-    return _load(record, weights, specs, precision, device, seed, preprocess, compile)
+    return _load(record, weights, specs, precision, device, seed, preprocess, compile, keep_exact)
 
 
 def load_classifier(
@@ -159,12 +167,13 @@ def load_classifier(
     precision: Precision | Literal["auto"] = "auto",
     device: str = "auto",
     preprocess: Preprocess | None = None,
+    compile: Compile = "off",
 ) -> Network:
     """Load a network whole, for the classes it was trained on.
 
     Parameters
     ----------
-    backbone, weights, precision, device, preprocess
+    backbone, weights, precision, device, preprocess, compile
         As for :func:`load_network`.
 
     Returns
@@ -184,7 +193,7 @@ def load_classifier(
     featx.errors.BackboneError: The classes of 'pixels' are not known. Use a backbone with named classes.
     """
     record = find_backbone(backbone) if isinstance(backbone, str) else backbone
-    network = _load(record, weights, None, precision, device, 0, preprocess)
+    network = _load(record, weights, None, precision, device, 0, preprocess, compile)
     names = network.weights.metadata.get("categories")
     categories = tuple(json.loads(names)) if names else record.categories() if record.categories else None
     if categories is None or len(categories) != network.layers[0].dim:
@@ -204,6 +213,7 @@ def _load(
     seed: int,
     preprocess: Preprocess | None,
     compile: Compile = "off",
+    keep_exact: bool = False,
 ) -> Network:
     target = resolve_device(device)
     part = cut_network(backbone, spec, layers, seed=seed, preprocess=preprocess)
@@ -220,6 +230,7 @@ def _load(
         preprocess=part.preprocess,
         notes=part.notes,
         compile=compile,
+        keep_exact=keep_exact,
     )
 
 

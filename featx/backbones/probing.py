@@ -2,6 +2,8 @@
 
 Channels are the axis that stays when the size of the image changes. This is measured at two sizes, because
 the rank tells nothing: Swin and parts of ConvNeXt have their channels last.
+
+A network whose code looks at values, such as ``if x.max() > 6``, is run for real instead, on black images.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def probe(backbone: Backbone, image_size: int) -> Probe:
     try:
         model = _build(backbone, image_size)
         graph = trace(model, image_size)
-        hollow = _hollow(model)
+        hollow = _hollow(model, graph)
         first = _shapes(graph, hollow, 2, image_size)
     except TRACE_ERRORS as error:
         raise BackboneError(
@@ -126,9 +128,9 @@ def count_flops(read: Probe, image_size: int) -> dict[str, int]:
     def visit(name: str, _: object) -> None:
         counts[name] = counter.get_total_flops()
 
-    images = torch.empty(2, 3, image_size, image_size, device="meta")
+    images = torch.zeros(2, 3, image_size, image_size, device=read.graph.device)
     with torch.no_grad(), counter:
-        read.graph.run(_hollow(read.model), images, visit)
+        read.graph.run(_hollow(read.model, read.graph), images, visit)
     return counts
 
 
@@ -154,7 +156,7 @@ def _attempts(backbone: Backbone, graph: Graph, hollow: nn.Module, image_size: i
                 graph = trace(other, size)
             except TRACE_ERRORS:
                 continue
-            yield _shapes_so_far(graph, _hollow(other), size)
+            yield _shapes_so_far(graph, _hollow(other, graph), size)
         else:
             yield _shapes_so_far(graph, hollow, size)
 
@@ -177,12 +179,15 @@ def _shapes(graph: Graph, hollow: nn.Module, n: int, size: int, into: Shapes | N
             shapes[name] = tuple(value.shape)
 
     with torch.no_grad():
-        graph.run(hollow, torch.empty(n, 3, size, size, device="meta"), visit)
+        graph.run(hollow, torch.zeros(n, 3, size, size, device=graph.device), visit)
     return shapes
 
 
-def _hollow(model: nn.Module) -> nn.Module:
-    if all(tensor.is_meta for tensor in model.state_dict().values()):
+def _hollow(model: nn.Module, graph: Graph) -> nn.Module:
+    """Copy the network without its numbers, unless it cannot do without them."""
+    # Buffers that no file keeps are not in the state.
+    tensors = (*model.state_dict().values(), *model.buffers())
+    if graph.device.type != "meta" or all(tensor.is_meta for tensor in tensors):
         return model
     return copy.deepcopy(model).to("meta")
 

@@ -6,6 +6,7 @@ No pickle is executed: ``.pth`` files are read with ``weights_only=True``, every
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ def find_preprocess(name: str, backbone: Backbone) -> Preprocess:
     """
     from featx.backbones.providers.torchvision import find_record
 
-    if name in list_backbones():
+    with suppress(UnknownNameError):
         return find_backbone(name).preprocess
     record = find_record(name, backbone.name)
     if record is None:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featx.cli.common import Output, backbone_options, device_options, json_option
+from featx.cli.common import (
+    Output,
+    backbone_options,
+    compile_option,
+    device_options,
+    fast_decode_option,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
     help="As for `featx extract`: nothing after the last node is computed.",
 )
 @device_options
+@compile_option
+@fast_decode_option
 @click.option(
     "--images",
     type=click.IntRange(min=1),

@@ -71,6 +71,26 @@ def max_skip_option(command: Command) -> Command:
     )(command)
 
 
+def fast_decode_option(command: Command) -> Command:
+    """Add ``--fast-decode``."""
+    return click.option(
+        "--fast-decode",
+        is_flag=True,
+        help="Let the decoder scale JPEGs much larger than the input; a space of its own.",
+    )(command)
+
+
+def compile_option(command: Command) -> Command:
+    """Add ``--compile``."""
+    return click.option(
+        "--compile",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Compile the network: auto if the images to come repay it.",
+    )(command)
+
+
 def backbone_options(command: Command) -> Command:
     """Add what says which network, with which weights, on what input."""
     options = [
@@ -117,7 +137,7 @@ def device_options(command: Command) -> Command:
             "--batch-size", type=AUTO_INT, default="auto", show_default=True, help="Images at a time."
         ),
         click.option(
-            "--workers", type=AUTO_INT, default="auto", show_default=True, help="Threads that decode."
+            "--workers", type=AUTO_INT, default="auto", show_default=True, help="Threads, each on one core."
         ),
     ]
     return _apply(options, command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from typing import Any
 
@@ -10,7 +11,9 @@ import click
 from featx.cli.common import (
     Output,
     backbone_options,
+    compile_option,
     device_options,
+    fast_decode_option,
     json_option,
     max_skip_option,
     seed_option,
@@ -48,13 +51,8 @@ from featx.cli.common import (
     help="Of the stored rows.",
 )
 @device_options
-@click.option(
-    "--compile",
-    type=click.Choice(["auto", "on", "off"]),
-    default="auto",
-    show_default=True,
-    help="Compile the network: auto if the images to come repay it.",
-)
+@fast_decode_option
+@compile_option
 @click.option("--strict", is_flag=True, help="Stop at the first image that cannot be used.")
 @max_skip_option
 @click.option("--rehash", is_flag=True, help="Read every file again, whatever its size and time say.")
@@ -97,6 +95,7 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
             "run_seconds": run.seconds,
             "notes": list(run.notes),
             "images_per_second": run.computed / run.seconds if run.computed else None,
+            "speed": dataclasses.asdict(run.speed) | {"share": run.speed.share} if run.speed else None,
         }
     )
     classes = len(set(result.y) - {""})
@@ -108,6 +107,14 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
         f"{run.computed} computed, {run.reused} reused, {removed}{run.skipped} skipped in "
         f"{run.seconds:.1f} s{rate}, {result.space.precision}"
     )
+    if run.speed is not None:
+        speed = run.speed
+        output.line(
+            f"{speed.images_per_second:.0f} images/s once it ran, {speed.share:.0%} of the "
+            f"{speed.bound_per_second:.0f} that decoder ({speed.decode_per_second:.0f} alone) and network "
+            f"({speed.network_per_second:.0f} alone) can give together"
+        )
+        output.line(speed.sentence)
     for note in run.notes:
         output.line(f"note: {escape_name(note)}")
     if run.skipped:

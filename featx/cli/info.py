@@ -73,6 +73,7 @@ def store_summary(store: FeatureStore) -> dict[str, Any]:
             {"name": item.name, "digest": item.digest.hex(), "reason": item.reason} for item in store.skipped
         ],
         "request": store.meta["request"],
+        "precision_check": store.meta["request"].get("precision_check"),
     }
 
 
@@ -134,6 +135,7 @@ def _show_store(path: Path, store: FeatureStore, output: Output) -> None:
         "splits": ", ".join(f"{name} {n}" for name, n in summary["splits"].items()) or "none named",
         "layers": _layer_words(summary["layers"]),
         **_space_words(summary["space"]),
+        **_check_words(summary["precision_check"], summary["space"]["precision"]),
         "space": summary["space_key"][:16],
         "source": summary["source"],
         "created": f"{summary['created']} by featx {summary['featx_version']}, "
@@ -227,6 +229,16 @@ def _space_words(space: dict[str, Any]) -> dict[str, str]:
         "input": _preprocess_words(space["preprocess"]),
         "computed in": f"{space['precision']}, stored as {space['store_dtype']}",
     }
+
+
+def _check_words(check: dict[str, Any] | None, used: str) -> dict[str, str]:
+    if not check:
+        return {}
+    text = (
+        f"{check['precision']} against fp32 on {count(check['images'], 'image')}: "
+        f"cosine median {check['cosine_median']:.4f}, worst {check['cosine_worst']:.4f}"
+    )
+    return {"checked": text if check["precision"] == used else f"{text}, too far"}
 
 
 def _preprocess_words(record: dict[str, Any]) -> str:

@@ -15,8 +15,17 @@ colour profiles      ignored: networks are trained on pixels as stored
 over 89 megapixels   refused
 ===================  ====================================================================
 
-:data:`POLICY` is the version of these rules and part of every space: whoever changes what comes
-out of :func:`decode` changes it.
+A policy is the version of these rules and part of every space: whoever changes what comes out changes
+its name.
+
+===================  ====================================================================
+policy               what it is
+===================  ====================================================================
+``1``                these rules: :data:`POLICY`
+``1+dct``            the same; but of photos much larger than the network's input, 8-bit
+                     JPEGs in RGB or grey are scaled down by the decoder, as
+                     :mod:`featx.images.scaling` says: :data:`FAST_POLICY`
+===================  ====================================================================
 """
 
 from __future__ import annotations
@@ -28,12 +37,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
-from featx.errors import ImageError
+from featx.errors import ImageError, UnknownNameError
+from featx.images.scaling import Box, choose_scale, turn_box
+from featx.records import Preprocess
 
 POLICY = "1"
 """Version of the decoding rules, part of the space."""
+
+FAST_POLICY = f"{POLICY}+dct"
+"""The same rules with large JPEGs scaled by their decoder: ``--fast-decode``."""
+
+POLICIES = (POLICY, FAST_POLICY)
+"""All that this featx decodes by."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 """Pillow's names of the formats that are read; none of them starts another program."""
@@ -85,18 +103,87 @@ def decode(data: bytes | NDArray[Any] | Image.Image) -> Image.Image:
     >>> decode(np.full((4, 6), 128, dtype=np.uint8)).getpixel((5, 3))
     (128, 128, 128)
     """
+    return _decode(data, None)[0]
+
+
+def decode_for(
+    data: bytes | NDArray[Any] | Image.Image, preprocess: Preprocess, policy: str = POLICY
+) -> tuple[Image.Image, Box | None]:
+    """Decode one image to RGB, no larger than is needed if the policy says so.
+
+    Parameters
+    ----------
+    data : bytes, ndarray or PIL.Image.Image
+        As for :func:`decode`.
+    preprocess : Preprocess
+        What the image is resized to afterwards.
+    policy : str
+        One of :data:`POLICIES`.
+
+    Returns
+    -------
+    image : PIL.Image.Image
+        Mode ``RGB``.
+    box : tuple of 4 floats, or None
+        Where the photo lies in a scaled image, for :func:`featx.images.geometry.prepare`; None if the
+        image has its full size.
+
+    Raises
+    ------
+    ImageError
+        With the reason that goes into the quarantine.
+    UnknownNameError
+        For another policy.
+
+    Examples
+    --------
+    >>> imagenet = Preprocess("crop", 256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (2049, 1600)).save(file, "JPEG")
+    >>> image, box = decode_for(file.getvalue(), imagenet, FAST_POLICY)
+    >>> image.size, box
+    ((1025, 800), (0, 0, 1024.5, 800.0))
+    """
+    check_policy(policy)
+    return _decode(data, preprocess if policy == FAST_POLICY else None)
+
+
+def choose_policy(fast_decode: bool) -> str:
+    """Give the policy that an option stands for."""
+    return FAST_POLICY if fast_decode else POLICY
+
+
+def check_policy(policy: str) -> None:
+    """Refuse rules that this featx does not have.
+
+    Raises
+    ------
+    UnknownNameError
+        Naming those that it has.
+    """
+    if policy not in POLICIES:
+        raise UnknownNameError(
+            "decoding policy", policy, POLICIES, "It is that of another version of featx: use that one."
+        )
+
+
+def _decode(
+    data: bytes | NDArray[Any] | Image.Image, target: Preprocess | None
+) -> tuple[Image.Image, Box | None]:
+    """Decode for a target, or in full size if there is none."""
     if isinstance(data, np.ndarray):
-        return to_rgb(_from_array(data))
+        return to_rgb(_from_array(data)), None
     if isinstance(data, bytes) and not data:
         raise ImageError("the file is empty")
     try:
         if isinstance(data, Image.Image):
-            return to_rgb(ImageOps.exif_transpose(data))
+            return to_rgb(ImageOps.exif_transpose(data)), None
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,} allowed")
+            box = _let_scale(image, target) if target is not None else None
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(ImageOps.exif_transpose(image)), box
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -136,6 +223,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     except ValueError as error:
         raise ImageError(f"pixels of mode {mode} cannot be converted to RGB") from error
+
+
+def _let_scale(image: Image.Image, target: Preprocess) -> Box | None:
+    """Let the decoder of a large JPEG scale; gives where the photo will lie once it is upright."""
+    if not isinstance(image, JpegImageFile) or image.mode not in ("RGB", "L"):
+        return None
+    scale = choose_scale(*image.size, target)
+    if scale == 1:
+        return None
+    drafted = image.draft(None, (image.width // scale, image.height // scale))
+    if drafted is None:
+        return None
+    return turn_box(drafted[1], image.size, image.getexif().get(ExifTags.Base.Orientation))
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from featx.errors import ImageError
 from featx.images.decoding import MAX_PIXELS
+from featx.images.scaling import Box
 from featx.records import Pixels, Preprocess
 
 _RESAMPLING = {
@@ -20,7 +21,7 @@ _RESAMPLING = {
 }
 
 
-def prepare(image: Image.Image, preprocess: Preprocess) -> Pixels:
+def prepare(image: Image.Image, preprocess: Preprocess, box: Box | None = None) -> Pixels:
     """Resize an RGB image to the network's input.
 
     Parameters
@@ -28,6 +29,8 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> Pixels:
     image : PIL.Image.Image
         Mode ``RGB``.
     preprocess : Preprocess
+    box : tuple of 4 floats, optional
+        Where the photo lies in the image, to a fraction of a pixel; None if it fills it.
 
     Returns
     -------
@@ -53,23 +56,29 @@ def prepare(image: Image.Image, preprocess: Preprocess) -> Pixels:
     """
     side, resampling = preprocess.image_size, _RESAMPLING[preprocess.interpolation]
     if preprocess.resize == "squash":
-        square = image.resize((side, side), resampling)
+        square = image.resize((side, side), resampling, box)
     elif preprocess.resize == "pad":
-        square = _pad(image, side, resampling, preprocess.mean)
+        square = _pad(image, side, resampling, preprocess.mean, box)
     else:
-        square = _center_crop(_resize_shorter(image, preprocess.resize_size, resampling), side)
+        square = _center_crop(_resize_shorter(image, preprocess.resize_size, resampling, box), side)
     return np.asarray(square, dtype=np.uint8)
 
 
-def _resize_shorter(image: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
-    width, height = image.size
+def _extent(image: Image.Image, box: Box | None) -> tuple[float, float]:
+    return image.size if box is None else (box[2] - box[0], box[3] - box[1])
+
+
+def _resize_shorter(
+    image: Image.Image, size: int, resampling: Image.Resampling, box: Box | None
+) -> Image.Image:
+    width, height = _extent(image, box)
     shorter, longer = sorted((width, height))
-    if shorter == size:
+    if shorter == size and box is None:
         return image
     long = max(1, int(size * longer / shorter))
     if size * long > MAX_PIXELS:
         raise ImageError(f"{width}×{height} pixels are too thin for a shorter side of {size}")
-    return image.resize((size, long) if width <= height else (long, size), resampling)
+    return image.resize((size, long) if width <= height else (long, size), resampling, box)
 
 
 def _center_crop(image: Image.Image, side: int) -> Image.Image:
@@ -83,12 +92,16 @@ def _center_crop(image: Image.Image, side: int) -> Image.Image:
 
 
 def _pad(
-    image: Image.Image, side: int, resampling: Image.Resampling, mean: tuple[float, float, float]
+    image: Image.Image,
+    side: int,
+    resampling: Image.Resampling,
+    mean: tuple[float, float, float],
+    box: Box | None,
 ) -> Image.Image:
-    width, height = image.size
+    width, height = _extent(image, box)
     scale = side / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     red, green, blue = (round(channel * 255) for channel in mean)
     square = Image.new("RGB", (side, side), (red, green, blue))
-    square.paste(image.resize(size, resampling), ((side - size[0]) // 2, (side - size[1]) // 2))
+    square.paste(image.resize(size, resampling, box), ((side - size[0]) // 2, (side - size[1]) // 2))
     return square

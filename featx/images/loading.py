@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from featx.errors import ImageError
-from featx.images.decoding import decode
+from featx.images.decoding import POLICY, check_policy, decode, decode_for
 from featx.images.geometry import prepare
+from featx.images.scaling import Box
 from featx.images.sources import RawImage, Source
 from featx.records import ImageRecord, Pixels, Preprocess
 
@@ -54,24 +55,15 @@ class LoadedImage:
     reason: str = ""
 
 
-def load(
-    source: Source,
-    records: Iterable[ImageRecord],
-    preprocess: Preprocess,
-    *,
-    workers: int,
-    claim: Callable[[bytes], bool] | None = None,
-    trusted: Mapping[str, tuple[int, int, bytes]] | None = None,
-) -> Iterator[LoadedImage]:
-    """Read, hash, decode and resize images in threads, in the order of ``records``.
+class Loader:
+    """Reads, hashes, decodes and resizes one image at a time; may be called from several threads.
 
     Parameters
     ----------
     source : Source
-    records : iterable of ImageRecord
     preprocess : Preprocess
-    workers : int
-        Number of threads.
+    decoding : str
+        One of :data:`featx.images.decoding.POLICIES`.
     claim : callable
         Asked with the digest of an image before it is decoded; False means that the caller needs no
         pixels. Called from several threads. None claims every image.
@@ -79,28 +71,44 @@ def load(
         Images that had this digest when they had this size and time: not read again if the size
         and time still hold and the caller does not claim them.
 
-    Yields
+    Raises
     ------
-    LoadedImage
-        One per record, in order; a bad image has a ``reason`` and is never an exception.
+    UnknownNameError
+        For another policy.
     """
-    known = trusted or {}
-    wants = claim or (lambda _digest: True)
 
-    def work(index: int, record: ImageRecord) -> LoadedImage:
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        *,
+        decoding: str = POLICY,
+        claim: Callable[[bytes], bool] | None = None,
+        trusted: Mapping[str, tuple[int, int, bytes]] | None = None,
+    ) -> None:
+        check_policy(decoding)
+        self._source = source
+        self._preprocess = preprocess
+        self._decoding = decoding
+        self._wants = claim or (lambda _digest: True)
+        self._trusted = trusted or {}
+
+    def __call__(self, index: int, record: ImageRecord) -> LoadedImage:
+        """Load one image; a bad one has a ``reason`` and is never an exception."""
         claimed = digest = b""
-        before = known.get(record.name)
+        before = self._trusted.get(record.name)
         if before and before[:2] == (record.size, record.mtime_ns):
-            if not wants(before[2]):
+            if not self._wants(before[2]):
                 return LoadedImage(index, before[2])
             claimed = before[2]
         try:
-            raw = source.read(record)
+            raw = self._source.read(record)
             digest = digest_of(raw)
-            if digest != claimed and not wants(digest):
+            if digest != claimed and not self._wants(digest):
                 return LoadedImage(index, digest)
-            image = decode(raw)
-            return LoadedImage(index, digest, prepare(image, preprocess), difference_hash(image))
+            image, box = decode_for(raw, self._preprocess, self._decoding)
+            pixels = prepare(image, self._preprocess, box)
+            return LoadedImage(index, digest, pixels, difference_hash(image, box))
         except ImageError as error:
             return LoadedImage(index, digest, reason=str(error))
         except MemoryError:
@@ -110,12 +118,55 @@ def load(
                 index, digest, reason=f"cannot be read: {getattr(error, 'strerror', None) or error}"
             )
 
-    ahead = max(2 * workers, min(16 * workers, AHEAD_BYTES // (3 * preprocess.image_size**2)))
+
+def load(
+    source: Source,
+    records: Iterable[ImageRecord],
+    preprocess: Preprocess,
+    *,
+    workers: int,
+    decoding: str = POLICY,
+    claim: Callable[[bytes], bool] | None = None,
+    trusted: Mapping[str, tuple[int, int, bytes]] | None = None,
+) -> Iterator[LoadedImage]:
+    """Load images in threads, a bounded number ahead, in the order of ``records``.
+
+    Parameters
+    ----------
+    source, preprocess, decoding, claim, trusted
+        As for :class:`Loader`.
+    records : iterable of ImageRecord
+    workers : int
+        Number of threads.
+
+    Yields
+    ------
+    LoadedImage
+        One per record, in order; a bad image has a ``reason`` and is never an exception.
+
+    Raises
+    ------
+    UnknownNameError
+        For another policy.
+    """
+    loader = Loader(source, preprocess, decoding=decoding, claim=claim, trusted=trusted)
+    yield from load_ahead(loader, records, workers=workers, image_bytes=3 * preprocess.image_size**2)
+
+
+def load_ahead(
+    loader: Callable[[int, ImageRecord], LoadedImage],
+    records: Iterable[ImageRecord],
+    *,
+    workers: int,
+    image_bytes: int,
+) -> Iterator[LoadedImage]:
+    """Call a :class:`Loader` in threads, ahead of the caller by at most :data:`AHEAD_BYTES` of pixels."""
+    ahead = max(2 * workers, min(16 * workers, AHEAD_BYTES // image_bytes))
     waiting: deque[Future[LoadedImage]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="featx-decode") as pool:
         try:
             for index, record in enumerate(records):
-                waiting.append(pool.submit(work, index, record))
+                waiting.append(pool.submit(loader, index, record))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -147,11 +198,12 @@ def digest_of(raw: RawImage) -> bytes:
     return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).digest()
 
 
-def difference_hash(image: Image.Image) -> int:
+def difference_hash(image: Image.Image, box: Box | None = None) -> int:
     """Give the 64-bit difference hash: which of 8×8 cells are darker than the one to their left.
 
     Similar pictures differ in few bits. An image with a side below :data:`SMALLEST_HASHED` has the hash
-    0, which means none: 9×8 cells of so few pixels are alike for pictures that are not.
+    0, which means none: 9×8 cells of so few pixels are alike for pictures that are not. ``box`` is where
+    the photo lies in an image that its decoder scaled: bits of cells that are nearly alike may differ then.
 
     Source: N. Krawetz, "Kind of Like That", The Hacker Factor Blog, 2013.
 
@@ -163,7 +215,7 @@ def difference_hash(image: Image.Image) -> int:
     """
     if min(image.size) < SMALLEST_HASHED:
         return 0
-    grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX).convert("L"), dtype=np.int16)
+    grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX, box).convert("L"), dtype=np.int16)
     return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
 
 

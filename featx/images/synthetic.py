@@ -17,22 +17,24 @@ _CELLS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Sides of the noise's cells in pixels, one octave each."""
 
 
-def synthetic_photos(count: int, *, seed: int = 0) -> list[bytes]:
+def synthetic_photos(count: int, *, seed: int = 0, size: tuple[int, int] = PHOTO_SIZE) -> list[bytes]:
     """Render JPEGs that cost a decoder what photos do.
 
     They are cut-outs of coloured noise with the same energy in every octave, so that the amplitude falls
-    with the frequency, as it does in photos. At quality 85 they have about 110 KB, as photos of this
-    size do, and take as long to decode.
+    with the frequency, as it does in photos. At quality 85 and 500×375 pixels they have about 110 KB, as
+    photos of this size do, and take as long to decode.
 
     Parameters
     ----------
     count : int
     seed : int, default=0
+    size : (int, int), default=(500, 375)
+        Width and height in pixels.
 
     Returns
     -------
     list of bytes, count
-        Of 500×375 pixels, no two alike.
+        No two alike.
 
     Notes
     -----
@@ -46,11 +48,12 @@ def synthetic_photos(count: int, *, seed: int = 0) -> list[bytes]:
     (500, 375)
     """
     rng = np.random.default_rng(seed)
-    width, height = PHOTO_SIZE
-    canvas = _noise(rng, 2 * width, 2 * height)
+    width, height = size
+    room = PHOTO_SIZE
+    canvas = _noise(rng, width + room[0], height + room[1])
     photos: dict[bytes, None] = {}
     while len(photos) < count:
-        left, top = rng.integers(0, width + 1), rng.integers(0, height + 1)
+        left, top = rng.integers(0, room[0] + 1), rng.integers(0, room[1] + 1)
         cut = canvas[top : top + height, left : left + width, rng.permutation(3)]
         buffer = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(cut)).save(buffer, "JPEG", quality=85)

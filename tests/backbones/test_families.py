@@ -8,6 +8,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from featx.backbones.catalog import find_backbone
 from featx.backbones.network import load_network
+from featx.backbones.probing import count_flops, probe
+from featx.errors import BackboneError
 from featx.records import LayerSpec, Preprocess
 
 FAMILIES = {
@@ -36,16 +38,34 @@ CHANNELS_LAST = {
     ("swin_t", "features.3"),
     ("swin_v2_t", "features.5.1.mlp"),
 }
-OTHERS = [name for name in models.list_models(module=models) if name not in FAMILIES]
+SIZES = (28, 32, 64, 80, 224)
+"""Sides of which every network takes one; ViT-H/14 takes multiples of 14, MaxViT of 224."""
 
 
-def networks(name, size, layers):
-    """Give our network and torchvision's with the same random weights, and two images."""
+LIMITS = {"swin_v2_b": 2e-5}
+"""Instead of 1e-5: in float32, torchvision is 1.0e-5 away from itself in float64 there, and we are 0.8e-5."""
+
+
+def preprocess_of(name, size):
     record = find_backbone(name).preprocess
-    preprocess = Preprocess("squash", size, size, record.interpolation, record.mean, record.std)
-    ours = load_network(
-        name, weights="none", layers=layers, seed=5, precision="fp32", device="cpu", preprocess=preprocess
+    return Preprocess("squash", size, size, record.interpolation, record.mean, record.std)
+
+
+def ours_of(name, size, layers):
+    """Our network with random weights, in full precision."""
+    return load_network(
+        name,
+        weights="none",
+        layers=layers,
+        seed=5,
+        precision="fp32",
+        device="cpu",
+        preprocess=preprocess_of(name, size),
     )
+
+
+def theirs_of(name, size):
+    """Torchvision's network with the same weights."""
     options = {}
     if name.startswith("vit_"):
         options = {"image_size": size}
@@ -53,11 +73,15 @@ def networks(name, size, layers):
         options = {"init_weights": True, "transform_input": True}
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        theirs = models.get_model(name, **options).eval()
+        return models.get_model(name, **options).eval()
+
+
+def two_images(name, size):
+    """Give two images as we take them, and normalised as torchvision takes them."""
+    record = find_backbone(name).preprocess
     pixels = np.random.default_rng(1).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    images = (images - torch.tensor(record.mean).view(3, 1, 1)) / torch.tensor(record.std).view(3, 1, 1)
-    return ours, theirs, pixels, images
+    return pixels, (images - torch.tensor(record.mean).view(3, 1, 1)) / torch.tensor(record.std).view(3, 1, 1)
 
 
 def relative_error(ours, theirs):
@@ -69,7 +93,8 @@ def relative_error(ours, theirs):
 def test_rows_agree_with_torchvision(name):
     size, penultimate, pooling, width, node, node_width = FAMILIES[name]
     layers = [LayerSpec("penultimate"), LayerSpec(node, "avg")]
-    ours, theirs, pixels, images = networks(name, size, layers)
+    ours, theirs = ours_of(name, size, layers), theirs_of(name, size)
+    pixels, images = two_images(name, size)
     assert [(layer.name, layer.dim) for layer in ours.layers] == [
         (f"{penultimate}:{pooling}", width),
         (f"{node}:avg", node_width),
@@ -88,29 +113,63 @@ def test_rows_agree_with_torchvision(name):
     else:
         middle = middle.mean((1, 2) if (name, node) in CHANNELS_LAST else (2, 3))
     rows = ours.embed(pixels)
-    assert relative_error(rows[f"{penultimate}:{pooling}"], last.numpy()) < 2e-5
-    assert relative_error(rows[f"{node}:avg"], middle.numpy()) < 2e-5
+    assert relative_error(rows[f"{penultimate}:{pooling}"], last.numpy()) < 1e-5
+    assert relative_error(rows[f"{node}:avg"], middle.numpy()) < 1e-5
 
 
 def smallest(name):
-    backbone = find_backbone(name)
-    if name.startswith(("vit_", "maxvit_")):
-        return backbone.input_size if name != "vit_h_14" else 28
-    return 96
+    """Read a network at the smallest side that it takes; what is too small must be refused by our error."""
+    for size in SIZES:
+        try:
+            return size, probe(find_backbone(name), size)
+        except BackboneError as error:
+            refused = str(error)
+    raise AssertionError(refused)
+
+
+def halfway(read, size):
+    """Name the last node with channels that half of the compute suffices for."""
+    counts = count_flops(read, size)
+    nodes = [name for name, axes in read.axes.items() if len(axes.shape) > 1 and axes.channel is not None]
+    return [name for name in nodes if 0 < counts[name] <= max(counts.values()) / 2][-1]
+
+
+def averaged(value, has_class_token):
+    """Average what torchvision gives over the places: here, channels outnumber these along any side."""
+    if has_class_token:
+        return value[:, 1:].mean(1)
+    *_, others, channels = sorted(value.shape[1:])
+    assert channels > others
+    return value.movedim(1 + list(value.shape[1:]).index(channels), -1).flatten(1, -2).mean(1)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:NOTE. The nodes obtained by tracing:UserWarning")
-@pytest.mark.parametrize("name", OTHERS)
-def test_every_other_network_agrees_with_its_own_classifier(name):
-    size = smallest(name)
-    ours, theirs, pixels, images = networks(name, size, [LayerSpec("penultimate")])
-    layer = ours.layers[0]
-    extractor = create_feature_extractor(theirs, [layer.node]).eval()
+@pytest.mark.parametrize("name", models.list_models(module=models))
+def test_rows_of_every_network_agree_with_torchvision(name):
+    size, read = smallest(name)
+    node = halfway(read, size)
+    del read
+    # One after the other, because the largest have 2.5 GB of weights.
+    ours = ours_of(name, size, [LayerSpec("penultimate"), LayerSpec(node, "avg")])
+    pixels, images = two_images(name, size)
+    last, middle = ours.layers
+    rows = ours.embed(pixels)
+    assert [rows[layer.name].shape for layer in (last, middle)] == [(2, last.dim), (2, middle.dim)]
+    assert all(np.isfinite(values).all() for values in rows.values())
+    assert all(not np.array_equal(values[0], values[1]) for values in rows.values())
+    del ours
+    theirs = theirs_of(name, size)
     with torch.no_grad():
-        expected = extractor(images)[layer.node]
-    if layer.pool == "cls":
+        # Each from a graph of its own, which ends there: what follows may work in place.
+        expected, between = (
+            create_feature_extractor(theirs, [layer.node]).eval()(images)[layer.node]
+            for layer in (last, middle)
+        )
+    if last.pool == "cls":
         expected = expected[:, 0]
-    elif layer.pool == "avg":
+    elif last.pool == "avg":
         expected = expected.mean((2, 3))
-    assert relative_error(ours.embed(pixels)[layer.name], expected.numpy()) < 2e-5
+    limit = LIMITS.get(name, 1e-5)
+    assert relative_error(rows[last.name], expected.numpy()) < limit
+    assert relative_error(rows[middle.name], averaged(between, name.startswith("vit_")).numpy()) < limit

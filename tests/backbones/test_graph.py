@@ -1,10 +1,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.models.feature_extraction import get_graph_node_names
 
 from featx.backbones.graph import find_node, trace
+from featx.errors import BackboneError
 
 
 def names_of(model):
@@ -78,21 +80,32 @@ class InPlace(nn.Module):
 
 
 class Branching(InPlace):
-    """Cannot be traced: it looks at the values."""
+    """Cannot be traced: it looks at the shape."""
 
     def forward(self, x):
         x = self.relu(self.conv(x))
-        if x.shape[0] == 0 or bool(x.device.type == "cpu" and x.sum() < -1):
+        if x.shape[0] == 0:
             return x
         return self.head(x.mean((2, 3)))
 
 
-@pytest.mark.parametrize("kind", [InPlace, Branching])
+class Looking(InPlace):
+    """Cannot be traced, nor run without numbers: it looks at the values."""
+
+    def forward(self, x):
+        x = self.relu(self.conv(x))
+        if x.sum() > 1e6:
+            return self.head(-x.mean((2, 3)))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [InPlace, Branching, Looking])
 def test_in_place_operations_after_a_node_do_not_change_it(kind):
     torch.manual_seed(0)
     model = kind().eval()
     graph = trace(model, 8)
-    assert type(graph).__name__ == {"InPlace": "_TracedGraph", "Branching": "_HookedGraph"}[kind.__name__]
+    assert type(graph).__name__ == ("_TracedGraph" if kind is InPlace else "_HookedGraph")
+    assert graph.device.type == ("cpu" if kind is Looking else "meta")
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         values = graph.cut(model, ["conv", "head"])(x)
@@ -102,10 +115,12 @@ def test_in_place_operations_after_a_node_do_not_change_it(kind):
     assert torch.equal(values["head"], model(x))
 
 
-def test_a_network_that_cannot_be_traced_is_cut_by_hooks():
-    model = Branching().eval()
+@pytest.mark.parametrize("kind", [Branching, Looking])
+def test_a_network_that_cannot_be_traced_is_cut_by_hooks(kind):
+    model = kind().eval()
     graph = trace(model, 8)
     assert list(graph.names) == ["conv", "relu", "head"]
+    assert graph.penultimate() == "relu"
     calls = []
     model.head.register_forward_hook(lambda *args: calls.append(1))
     cut = graph.cut(model, ["relu"])
@@ -114,3 +129,99 @@ def test_a_network_that_cannot_be_traced_is_cut_by_hooks():
         assert torch.equal(cut(x)["relu"], model.conv(x).relu())
     assert calls == []
     assert graph.used(model, ["relu"]) == {"conv.weight", "conv.bias"}
+
+
+class ByFunctions(nn.Module):
+    """Cannot be traced, and its layers are functions where ResNet's are."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.conv, self.avgpool = nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1)
+        self.after, self.head = after, nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.avgpool(self.conv(x).relu()) if x.shape[0] else x
+        return self.head(self.after(torch.flatten(x, 1)))
+
+
+@pytest.mark.parametrize(
+    ("after", "node"),
+    [(torch.relu, "avgpool"), (nn.Dropout(0.5), "after"), (nn.Hardswish(), "after")],
+)
+def test_the_penultimate_is_never_the_classifier(after, node):
+    # Dropout stays, since no module made what it reads.
+    graph = trace(ByFunctions(after), 8)
+    assert type(graph).__name__ == "_HookedGraph"
+    assert graph.penultimate() == node
+
+
+def test_a_network_of_one_layer_gives_its_output():
+    class Single(Branching):
+        def forward(self, x):
+            return self.conv(x) if x.shape[0] else x
+
+    assert trace(Single(), 8).penultimate() == "conv"
+
+
+def test_a_network_of_another_size_that_cannot_be_traced_is_refused():
+    model = Looking()
+    model.conv = nn.Conv2d(3, 4, 16)
+    with pytest.raises(RuntimeError, match="size"):
+        trace(model, 8)
+
+
+def test_a_module_that_an_image_goes_round_is_no_silent_gap():
+    class Skipping(Looking):
+        def forward(self, x):
+            x = self.conv(x)
+            if x.abs().max() < 100:
+                x = self.relu(x)
+            return self.head(x.mean((2, 3)))
+
+    model = Skipping().eval()
+    cut = trace(model, 8).cut(model, ["relu"])
+    with torch.no_grad():
+        assert set(cut(torch.zeros(1, 3, 8, 8))) == {"relu"}
+        with pytest.raises(BackboneError, match="did not run its module 'relu' for these images"):
+            cut(torch.full((1, 3, 8, 8), 1e6))
+
+
+class Steps(nn.Module):
+    """Five convolutions; notes which of them ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(5))
+        self.ran = []
+        for number, step in enumerate(self.steps):
+            step.register_forward_pre_hook(lambda *_, number=number: self.ran.append(number))
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class BranchingSteps(Steps):
+    def forward(self, x):
+        return super().forward(x) if x.shape[0] else x
+
+
+class LookingSteps(Steps):
+    def forward(self, x):
+        return super().forward(x) if x.sum() < 1e6 else x
+
+
+@pytest.mark.parametrize("kind", [Steps, BranchingSteps, LookingSteps])
+@pytest.mark.parametrize("last", range(5))
+def test_what_follows_the_last_node_never_runs(kind, last):
+    model = kind().eval()
+    graph = trace(model, 8)
+    assert type(graph).__name__ == ("_TracedGraph" if kind is Steps else "_HookedGraph")
+    # The order in which nodes are asked for does not matter, and earlier ones cost nothing more.
+    cut = graph.cut(model, [f"steps.{last}", "steps.0"][: last + 1])
+    model.ran.clear()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        cut(torch.ones(2, 3, 8, 8))
+    assert model.ran == list(range(last + 1))
+    assert counter.get_total_flops() == (last + 1) * 2 * 2 * 3 * 3 * 9 * 64  # two a multiplication

@@ -1,14 +1,17 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from featx.backbones.catalog import Backbone, find_backbone
-from featx.backbones.network import list_nodes
+from featx.backbones.network import list_nodes, load_network
 from featx.backbones.pooling import Axes
 from featx.backbones.probing import probe
 from featx.errors import BackboneError, UnknownNameError
-from featx.records import Preprocess
+from featx.records import LayerSpec, Preprocess
 
 RECORD = Preprocess("squash", 16, 16, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -71,6 +74,84 @@ def test_nodes_are_measured():
     shares = [node.share for node in nodes.values()]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def executed(name, layer, size):
+    """Floating point operations that embedding an image really takes."""
+    preprocess = Preprocess("squash", size, size, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    options = {} if name.startswith("custom:") else {"weights": "none"}
+    network = load_network(
+        name, layers=[LayerSpec(layer)], precision="fp32", device="cpu", preprocess=preprocess, **options
+    )
+    # The counter does not see what the fused kernel of attention computes.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            network.embed(np.zeros((1, size, size, 3), np.uint8))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "node", "last", "share"),
+    [
+        ("resnet50", "layer2", "layer2.3.relu_2", "fc", 0.4435),
+        ("mobilenet_v3_small", "features.8", "features.8.block.3", "classifier.3", None),
+        ("vit_b_32", "encoder.layers.encoder_layer_5", None, "heads.head", None),
+        ("custom:branching_network:network", "middle", "middle", "head", 0.4476),
+    ],
+)
+def test_a_cut_costs_its_share_and_no_more(name, layer, node, last, share, branching):
+    nodes = {info.name: info for info in list_nodes(name)}
+    node = node or [known for known in nodes if known.startswith(f"{layer}.")][-1]
+    ours, whole = executed(name, layer, 224), executed(name, last, 224)
+    assert ours / whole == nodes[node].share
+    if share is not None:
+        assert nodes[node].share == pytest.approx(share, abs=1e-4)
+
+
+BRANCHING = """
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 4, stride=16)
+        self.middle = nn.Conv2d(4, 4, 1)
+        self.last = nn.Conv2d(4, 64, 14)
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x):
+        x = self.middle(self.first(x))
+        if x.max() > 1e6:
+            raise ValueError
+        return self.head(self.last(x).flatten(1))
+
+def network():
+    return Network()
+"""
+
+
+@pytest.fixture
+def branching(tmp_path, monkeypatch):
+    (tmp_path / "branching_network.py").write_text(BRANCHING)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("branching_network", None)
+
+
+def test_a_network_that_looks_at_values_is_measured(branching):
+    nodes = {info.name: info for info in list_nodes("custom:branching_network:network")}
+    assert {name: (info.shape, info.width) for name, info in nodes.items()} == {
+        "first": ((4, 14, 14), 4),
+        "middle": ((4, 14, 14), 4),
+        "last": ((64, 1, 1), 64),
+        "head": ((2,), 2),
+    }
+    macs = [4 * 196 * 3 * 16, 4 * 196 * 4, 64 * 4 * 196, 2 * 64]
+    assert [info.share for info in nodes.values()] == pytest.approx(np.cumsum(macs) / sum(macs))
 
 
 def test_the_largest_network_costs_no_memory():

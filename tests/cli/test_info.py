@@ -58,8 +58,8 @@ def add(writer, keys, layer=LAYER):
     writer.flush()
 
 
-def write(path, space=SPACE, layer=LAYER, records=ONE, skipped=(), source="photos"):
-    with StoreWriter(path, space, [layer], request={}, source=source) as writer:
+def write(path, space=SPACE, layer=LAYER, records=ONE, skipped=(), source="photos", request=None):
+    with StoreWriter(path, space, [layer], request=request or {}, source=source) as writer:
         add(writer, range(len(records)), layer)
         images = [IndexRow(record, bytes([key + 1] * 32)) for key, record in enumerate(records)]
         writer.finish(images, skipped, {})
@@ -247,3 +247,19 @@ def test_one_of_a_thing_is_no_plural(path, tmp_path):
         writer.finish([IndexRow(ImageRecord("a.jpg"), bytes([1] * 32))], [], {})
     assert run("verify", tmp_path / "photos").stdout.endswith("1 image, 1 layer, 1 part\n")
     assert pairs(run("info", tmp_path / "photos"))["size"].endswith("in 1 part")
+
+
+@pytest.mark.parametrize(("used", "more"), [("bf16", ""), ("fp32", ", too far")])
+def test_the_comparison_with_fp32_is_shown(path, used, more):
+    check = {"precision": "bf16", "images": 8, "cosine_median": 0.99991, "cosine_worst": 0.99984}
+    write(path, space=replace(SPACE, precision=used), request={"precision_check": check})
+    shown = pairs(run("info", path))
+    assert shown["checked"] == f"bf16 against fp32 on 8 images: cosine median 0.9999, worst 0.9998{more}"
+    assert shown["computed in"] == f"{used}, stored as float32"
+    assert json.loads(run("info", path, "--json").stdout)["precision_check"] == check
+
+
+def test_where_nothing_was_compared_nothing_is_shown(path):
+    write(path)
+    assert "checked" not in pairs(run("info", path))
+    assert json.loads(run("info", path, "--json").stdout)["precision_check"] is None

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from featx.errors import ImageError
-from featx.images.decoding import decode
+from featx.errors import ImageError, UnknownNameError
+from featx.images import decoding
+from featx.images.decoding import FAST_POLICY, POLICY, decode, decode_for
+from featx.images.geometry import prepare
+from featx.images.loading import difference_hash
+from featx.records import Preprocess
 
 
 def encode(image, format="PNG", **options):
@@ -186,3 +190,125 @@ class TestBrokenFiles:
                 except ImageError:
                     continue
         assert survived > 0
+
+
+def target(resize="squash", side=40):
+    return Preprocess(resize, side, side, "bilinear", (0, 0, 0), (1, 1, 1))
+
+
+def scenery(width, height, mode="RGB"):
+    """Soft blotches: most of what there is survives scaling, and a shift of a pixel does not."""
+    rng = np.random.default_rng([width, height])
+    cells = rng.integers(0, 256, (-(-height // 48), -(-width // 48), 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def distance(data, preprocess):
+    """Mean difference of the network's input between the two policies, in levels of 255."""
+    fast, box = decode_for(data, preprocess, FAST_POLICY)
+    assert fast.mode == "RGB"
+    exact = prepare(decode(data), preprocess).astype(float)
+    return np.abs(prepare(fast, preprocess, box) - exact).mean()
+
+
+class TestFastPolicy:
+    @pytest.mark.parametrize(
+        ("size", "scaled", "box"),
+        [
+            ((560, 560), (70, 70), (0, 0, 70, 70)),
+            ((561, 567), (71, 71), (0, 0, 70.125, 70.875)),
+            ((559, 800), (140, 200), (0, 0, 139.75, 200)),
+            ((140, 1000), (70, 500), (0, 0, 70, 500)),
+        ],
+    )
+    def test_large_photos_come_scaled(self, size, scaled, box):
+        image, found = decode_for(encode(scenery(*size), "JPEG"), target(), FAST_POLICY)
+        assert (image.size, found) == (scaled, box)
+
+    @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+    @pytest.mark.parametrize("size", [(575, 569), (700, 561), (561, 913)])
+    def test_the_network_sees_nearly_the_same(self, resize, size):
+        assert distance(encode(scenery(*size), "JPEG", quality=95), target(resize)) < 1
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_turned_photos_do_so_too(self, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(scenery(713, 569), "JPEG", exif=exif, quality=95)
+        for resize in ("crop", "squash", "pad"):
+            assert distance(data, target(resize)) < 1
+        image, _ = decode_for(data, target(), FAST_POLICY)
+        assert image.size == ((90, 72) if orientation < 5 else (72, 90))
+
+    @pytest.mark.parametrize(
+        ("mode", "options"),
+        [
+            ("L", {}),
+            ("RGB", {"progressive": True}),
+            ("RGB", {"subsampling": 0}),
+            ("L", {"progressive": True}),
+        ],
+    )
+    def test_kinds_of_jpeg(self, mode, options):
+        data = encode(scenery(575, 569, mode), "JPEG", quality=95, **options)
+        assert decode_for(data, target(), FAST_POLICY)[0].size == (72, 72)
+        assert distance(data, target()) < 1
+
+    def test_photos_of_phones_with_more_than_one_picture(self):
+        options = {"save_all": True, "append_images": [scenery(80, 60)], "quality": 95}
+        data = encode(scenery(575, 569), "MPO", **options)
+        assert Image.open(io.BytesIO(data)).format == "MPO"
+        assert decode_for(data, target(), FAST_POLICY)[0].size == (72, 72)
+        assert distance(data, target()) < 1
+
+    @pytest.mark.parametrize(
+        ("mode", "format", "size"),
+        [
+            ("RGB", "JPEG", (300, 139)),
+            ("RGB", "JPEG", (24, 20)),
+            ("RGB", "PNG", (575, 569)),
+            ("CMYK", "JPEG", (575, 569)),
+        ],
+    )
+    def test_all_else_is_left_as_it_is(self, mode, format, size):
+        data = encode(scenery(*size, mode), format)
+        image, box = decode_for(data, target(), FAST_POLICY)
+        assert box is None
+        assert image.tobytes() == decode(data).tobytes()
+
+    def test_pixels_in_memory_are_left_as_they_are(self):
+        picture = scenery(575, 569)
+        assert decode_for(picture, target(), FAST_POLICY)[0].size == (575, 569)
+        assert decode_for(np.asarray(picture), target(), FAST_POLICY)[0].size == (575, 569)
+
+    def test_the_usual_policy_scales_nothing(self):
+        data = encode(scenery(575, 569), "JPEG")
+        image, box = decode_for(data, target(), POLICY)
+        assert box is None
+        assert image.tobytes() == decode(data).tobytes()
+
+    def test_the_limit_is_on_the_size_of_the_file(self, monkeypatch):
+        data = encode(scenery(575, 569), "JPEG")
+        monkeypatch.setattr(decoding, "MAX_PIXELS", 575 * 569 - 1)
+        with pytest.raises(ImageError, match="575×569 pixels are more than 327,174 allowed"):
+            decode_for(data, target(), FAST_POLICY)
+
+    def test_a_truncated_file_is_broken_at_every_scale(self):
+        data = encode(scenery(575, 569), "JPEG")
+        with pytest.raises(ImageError, match="broken image: image file is truncated"):
+            decode_for(data[: len(data) // 2], target(), FAST_POLICY)
+
+    @pytest.mark.parametrize("size", [(575, 569), (1001, 999), (520, 1907)])
+    def test_the_difference_hash_hardly_changes(self, size):
+        data = encode(scenery(*size), "JPEG")
+        image, box = decode_for(data, target("squash", 4), FAST_POLICY)
+        assert min(image.size) < min(size) / 3
+        exact, fast = difference_hash(decode(data)), difference_hash(image, box)
+        assert fast != 0
+        assert (exact ^ fast).bit_count() <= 3
+
+    def test_rules_of_another_version(self):
+        with pytest.raises(
+            UnknownNameError, match=r"decoding policy '2'. There is '1' or '1\+dct'. .*version"
+        ):
+            decode_for(b"", target(), "2")

@@ -134,3 +134,12 @@ def test_what_cannot_be_loaded_never_is_an_exception():
     assert "cannot be read" in reasons[0]
     assert "broken image" in reasons[1]
     assert "too thin" in reasons[2]
+
+
+def test_the_difference_hash_sees_what_is_in_the_box():
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8))
+    wide = Image.new("RGB", (190, 80), "white")
+    wide.paste(picture, (70, 0))
+    assert difference_hash(wide, (70, 0, 160, 80)) == difference_hash(picture)
+    assert difference_hash(wide) != difference_hash(picture)

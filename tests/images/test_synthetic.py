@@ -13,6 +13,10 @@ def test_every_photo_is_another_one_and_a_seed_gives_the_same():
     assert not set(photos) & set(synthetic_photos(12, seed=4))
 
 
+def test_they_come_in_any_size():
+    assert Image.open(io.BytesIO(synthetic_photos(1, size=(91, 700))[0])).size == (91, 700)
+
+
 def test_they_weigh_what_photos_weigh():
     # 108 KB is the median of ImageNet's photos of ants and bees, of the same size.
     for data in synthetic_photos(4):

@@ -1,0 +1,263 @@
+"""From images to batches of embeddings, with every core at work.
+
+On a CPU each of several threads reads, decodes and embeds batches of its own on one core: whatever there is
+to do, no core waits for another. Beside an accelerator threads decode ahead of it, and several batches are
+under way at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Queue
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.images.loading import LoadedImage, Loader, load_ahead
+from featx.records import ImageRecord
+from featx.spent import Spent
+
+if TYPE_CHECKING:
+    from featx.backbones.network import Network
+
+__all__ = ["EmbeddedBatch", "beside_device", "on_cores"]
+
+REPORT_EVERY = 256
+"""Images without pixels after which a batch is given though it is not full: they need no network."""
+
+WAITING_BATCHES = 2
+"""Batches of each thread that may wait to be written."""
+
+UNDER_WAY = 3
+"""Batches that an accelerator has at once: one comes, one is computed, one goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedBatch:
+    """What one batch gave.
+
+    Parameters
+    ----------
+    indices : list of int, k
+        Positions in the records given to :func:`featx.embedding.embed`.
+    digests : ndarray of uint8, (k, 32)
+    phashes : ndarray of uint64, (k,)
+    features : dict of layer name to ndarray of float32, (k, dim)
+    others : list of LoadedImage
+        Images that came by without pixels since the last batch: not claimed, or with a reason.
+    """
+
+    indices: list[int]
+    digests: NDArray[np.uint8]
+    phashes: NDArray[np.uint64]
+    features: dict[str, NDArray[np.float32]]
+    others: list[LoadedImage]
+
+
+class _Timed:
+    """A loader that says where its time went."""
+
+    def __init__(self, loader: Loader, spent: Spent) -> None:
+        self._loader, self._spent = loader, spent
+
+    def __call__(self, index: int, record: ImageRecord) -> LoadedImage:
+        wall, processor = time.perf_counter(), time.thread_time()
+        item = self._loader(index, record)
+        passed, used = time.perf_counter() - wall, time.thread_time() - processor
+        if item.pixels is not None:
+            self._spent.add(images=1, decoding=used, reading=passed - used)
+        else:
+            self._spent.add(passing=passed)
+        return item
+
+
+class _Progress:
+    """Tells the network how many images are still to come."""
+
+    def __init__(self, network: Network, count: int) -> None:
+        self._engine, self._count = network.engine, count
+        self._seen = self._claimed = 0
+
+    def note(self, item: LoadedImage) -> None:
+        self._seen += 1
+        self._claimed += item.pixels is not None
+        # As many of the rest as of those seen will have to be computed.
+        self._engine.remaining = (self._count - self._seen) * self._claimed // self._seen
+
+
+def on_cores(
+    network: Network,
+    loader: Loader,
+    records: Sequence[ImageRecord],
+    *,
+    threads: int,
+    batch_size: int | None,
+    spent: Spent,
+) -> Iterator[EmbeddedBatch]:
+    """Read, decode and embed in threads, each from one core; batches come in the order they are done.
+
+    Parameters
+    ----------
+    network : Network
+        On the CPU.
+    loader : Loader
+    records : sequence of ImageRecord
+    threads : int
+    batch_size : int or None
+        None for what the network finds to be fastest.
+    spent : Spent
+        To be added to.
+    """
+    waiting: Queue[EmbeddedBatch | BaseException | None] = Queue(WAITING_BATCHES * threads)
+    rest, lock, stopped = iter(enumerate(records)), Lock(), Event()
+    progress, timed = _Progress(network, len(records)), _Timed(loader, spent)
+    # Few images are shared out evenly.
+    share = -(-len(records) // threads)
+
+    def batches() -> Iterator[EmbeddedBatch]:
+        ready: list[LoadedImage] = []
+        others: list[LoadedImage] = []
+        while not stopped.is_set():
+            with lock:
+                index, record = next(rest, (-1, None))
+            if record is None:
+                break
+            item = timed(index, record)
+            with lock:
+                progress.note(item)
+            (others if item.pixels is None else ready).append(item)
+            full = batch_size or min(network.engine.batch_size, share)
+            if len(ready) >= full or len(others) == REPORT_EVERY:
+                yield _computed(network, ready, others, spent)
+                ready, others = [], []
+        if (ready or others) and not stopped.is_set():
+            yield _computed(network, ready, others, spent)
+
+    def work() -> None:
+        try:
+            network.use_one_core()
+            for batch in batches():
+                waiting.put(batch)
+            waiting.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised where the batches are taken
+            waiting.put(error)
+
+    workers = [Thread(target=work, name=f"featx-{place}", daemon=True) for place in range(threads)]
+    with network.on_streams(threads):
+        try:
+            for worker in workers:
+                worker.start()
+            running = threads
+            while running:
+                batch = waiting.get()
+                if isinstance(batch, BaseException):
+                    raise batch
+                if batch is None:
+                    running -= 1
+                else:
+                    yield batch
+        finally:
+            stopped.set()
+            network.engine.cancel()  # a thread may wait for a compilation
+            while alive := [worker for worker in workers if worker.is_alive()]:
+                while not waiting.empty():  # one that waits for room would never end
+                    waiting.get()
+                for worker in alive:
+                    worker.join(0.01)
+
+
+def beside_device(
+    network: Network,
+    loader: Loader,
+    records: Sequence[ImageRecord],
+    *,
+    threads: int,
+    batch_size: int | None,
+    spent: Spent,
+) -> Iterator[EmbeddedBatch]:
+    """Decode in threads ahead of an accelerator that has several batches at once; in order.
+
+    Parameters
+    ----------
+    network, loader, records, threads, batch_size, spent
+        As for :func:`on_cores`.
+    """
+    under_way: deque[Callable[[], EmbeddedBatch]] = deque()
+    progress = _Progress(network, len(records))
+    ready: list[LoadedImage] = []
+    others: list[LoadedImage] = []
+
+    def begin() -> Callable[[], EmbeddedBatch]:
+        items, rest = ready, others
+        finish = network.begin(_stacked(items)) if items else dict
+        return lambda: _batch(network, items, rest, finish())
+
+    image_bytes = 3 * network.preprocess.image_size**2
+    loaded = load_ahead(_Timed(loader, spent), records, workers=threads, image_bytes=image_bytes)
+    started, waited = time.perf_counter(), 0.0
+    with network.on_streams(1):
+        while True:
+            asked = time.perf_counter()
+            item = next(loaded, None)
+            waited += time.perf_counter() - asked
+            if item is None:
+                break
+            progress.note(item)
+            (others if item.pixels is None else ready).append(item)
+            if len(ready) >= (batch_size or network.engine.batch_size) or len(others) == REPORT_EVERY:
+                under_way.append(begin())
+                ready, others = [], []
+                if len(under_way) >= UNDER_WAY:
+                    yield under_way.popleft()()
+        if ready or others:
+            under_way.append(begin())
+        while under_way:
+            yield under_way.popleft()()
+    spent.add(computing=time.perf_counter() - started - waited)
+
+
+def _computed(
+    network: Network, ready: list[LoadedImage], others: list[LoadedImage], spent: Spent
+) -> EmbeddedBatch:
+    processor = time.thread_time()
+    features = network.embed(_stacked(ready)) if ready else {}
+    spent.add(computing=time.thread_time() - processor)
+    return _batch(network, ready, others, features)
+
+
+def _stacked(items: Sequence[LoadedImage]) -> NDArray[np.uint8]:
+    return np.stack([item.pixels for item in items if item.pixels is not None])
+
+
+def _batch(
+    network: Network,
+    ready: list[LoadedImage],
+    others: list[LoadedImage],
+    features: dict[str, NDArray[np.float32]],
+) -> EmbeddedBatch:
+    """Put a batch together; images whose embedding is not finite come among ``others``."""
+    if not ready:
+        return EmbeddedBatch([], np.zeros((0, 32), np.uint8), np.zeros(0, np.uint64), {}, others)
+    finite = np.all([np.isfinite(rows).all(axis=1) for rows in features.values()], axis=0)
+    if not finite.all():
+        reason = f"the embedding is not finite (NaN or Inf, computed in {network.precision})"
+        others = others + [
+            dataclasses.replace(item, pixels=None, reason=reason)
+            for item, good in zip(ready, finite, strict=True)
+            if not good
+        ]
+        ready = [item for item, good in zip(ready, finite, strict=True) if good]
+        features = {name: rows[finite] for name, rows in features.items()}
+    return EmbeddedBatch(
+        [item.index for item in ready],
+        np.frombuffer(b"".join(item.digest for item in ready), np.uint8).reshape(-1, 32),
+        np.array([item.phash for item in ready], np.uint64),
+        features,
+        others,
+    )
