@@ -89,7 +89,7 @@ def test_rows_that_were_given_up_are_not_used_again(photos, root, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(photos, root, shard=(0, 2), on_progress=kill, batch_size=2)
+        extract(photos, root, shard=(0, 2), on_progress=kill, batch_size=2, workers=1)
     original = Network.embed
     monkeypatch.setattr(
         Network, "embed", lambda self, x: {name: 2 * rows for name, rows in original(self, x).items()}
