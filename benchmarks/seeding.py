@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SEED = 0
 
+BRANCH = 0.2
+"""Factor of the last BatchNorm of a residual block."""
+
 _CALIBRATION = 32
 """Photos from which BatchNorm takes its statistics."""
 
@@ -42,13 +45,16 @@ def seeded_network(backbone: str) -> torch.nn.Module:
     """Build a network with random weights whose activations have the scale that training gives them.
 
     With BatchNorm's initial statistics they shrink or grow from layer to layer, to 1e-9 in a MobileNetV2,
-    where no low precision can be compared. One pass over rendered photos sets the statistics.
+    where no low precision can be compared. One pass over rendered photos sets the statistics. The branches of
+    residual blocks are weak at first, as they are in training (P. Goyal et al., 2017, arXiv:1706.02677, begin
+    with 0): else a ResNet-50 multiplies what bf16 rounds.
     """
     import io
 
     import torch
     from PIL import Image
     from torchvision.models import get_model, get_model_weights
+    from torchvision.models.resnet import BasicBlock, Bottleneck
 
     from featx.images.synthetic import synthetic_photos
 
@@ -57,6 +63,9 @@ def seeded_network(backbone: str) -> torch.nn.Module:
     transform = next(iter(get_model_weights(backbone))).transforms()
     photos = [Image.open(io.BytesIO(photo)) for photo in synthetic_photos(_CALIBRATION, seed=SEED + 1)]
     for module in network.modules():
+        if isinstance(module, (Bottleneck, BasicBlock)):
+            last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+            torch.nn.init.constant_(last.weight, BRANCH)
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # the mean of all passes, of which there is one
     with torch.no_grad():

@@ -31,7 +31,7 @@ class Spent:
         Processor time in the decoder and in the network; beside an accelerator, ``computing`` is the wall
         time in which it did not wait for the decoder.
     reading : float
-        Time in which a thread that was to decode did not run: it waited for a file, or for others.
+        Time in which threads waited for files.
     passing : float
         Time for images that needed no network: known already, or bad.
     wall : float
@@ -96,8 +96,8 @@ class Spent:
             lost = 1 - share
             if self.reading > lost / 2 * self.threads * wall:
                 return (
-                    f"Waiting for files or for other programs held it back ({lost:.0%} of the time): copy "
-                    "the images to a faster disk, or stop what else runs."
+                    f"Waiting for files held it back ({lost:.0%} of the time): copy the images to a faster "
+                    "disk."
                 )
             return (
                 f"{lost:.0%} of the time was lost to waiting, for other programs or for writing: stop what "

@@ -34,6 +34,15 @@ REPORT_EVERY = 256
 WAITING_BATCHES = 2
 """Batches of each thread that may wait to be written."""
 
+MOST_THREADS = 4
+"""Threads for each core, at the most, where they wait for files most of the time."""
+
+LOOK_EVERY = 1.0
+"""Seconds after which it is seen whether they do."""
+
+WAITING_SHARE = 0.2
+"""Share of the time that threads wait for files from which another one is started."""
+
 UNDER_WAY = 3
 """Batches that an accelerator has at once: one comes, one is computed, one goes."""
 
@@ -71,7 +80,7 @@ class _Timed:
         item = self._loader(index, record)
         passed, used = time.perf_counter() - wall, time.thread_time() - processor
         if item.pixels is not None:
-            self._spent.add(images=1, decoding=used, reading=passed - used)
+            self._spent.add(images=1, decoding=used, reading=item.waited)
         else:
             self._spent.add(passing=passed)
         return item
@@ -100,7 +109,9 @@ def on_cores(
     batch_size: int | None,
     spent: Spent,
 ) -> Iterator[EmbeddedBatch]:
-    """Read, decode and embed in threads, each from one core; batches come in the order they are done.
+    """Read, decode and embed in threads, each on one core; batches come in the order they are done.
+
+    Where threads wait for files, as on a disk far away, more are started, so that the cores have work.
 
     Parameters
     ----------
@@ -109,6 +120,7 @@ def on_cores(
     loader : Loader
     records : sequence of ImageRecord
     threads : int
+        At the beginning.
     batch_size : int or None
         None for what the network finds to be fastest.
     spent : Spent
@@ -148,20 +160,32 @@ def on_cores(
         except BaseException as error:  # noqa: BLE001 - raised where the batches are taken
             waiting.put(error)
 
-    workers = [Thread(target=work, name=f"featx-{place}", daemon=True) for place in range(threads)]
+    workers: list[Thread] = []
+
+    def start() -> None:
+        worker = Thread(target=work, name=f"featx-{len(workers)}", daemon=True)
+        worker.start()
+        workers.append(worker)
+
     with network.on_streams(threads):
         try:
-            for worker in workers:
-                worker.start()
-            running = threads
-            while running:
+            for _ in range(threads):
+                start()
+            ended, looked, waited = 0, time.perf_counter(), spent.reading
+            while ended < len(workers):
                 batch = waiting.get()
                 if isinstance(batch, BaseException):
                     raise batch
                 if batch is None:
-                    running -= 1
-                else:
-                    yield batch
+                    ended += 1
+                    continue
+                yield batch
+                passed = time.perf_counter() - looked
+                if passed < LOOK_EVERY or ended or len(workers) >= MOST_THREADS * threads:
+                    continue
+                if spent.reading - waited > WAITING_SHARE * passed * len(workers):
+                    start()
+                looked, waited = time.perf_counter(), spent.reading
         finally:
             stopped.set()
             network.engine.cancel()  # a thread may wait for a compilation

@@ -87,10 +87,7 @@ class TestSentence:
     def test_waiting_for_files(self):
         # Half of the time of both threads.
         text = on_cores(wall=20.0, reading=20.0).speed().sentence
-        assert text == (
-            "Waiting for files or for other programs held it back (50% of the time): copy the images to a "
-            "faster disk, or stop what else runs."
-        )
+        assert text == ("Waiting for files held it back (50% of the time): copy the images to a faster disk.")
         assert "Waiting for files" in beside(wall=16.0, reading=40.0).speed().sentence
 
     def test_waiting_for_something_else(self):

@@ -1,5 +1,6 @@
 """Every image once, from several threads, whatever breaks and whoever stops."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -10,13 +11,21 @@ import pytest
 import torch
 from fakenetwork import Engine, OnCores
 
+from featx import streams
 from featx.backbones.network import load_network
 from featx.embedding import embed
 from featx.images.loading import LoadedImage, default_workers
 from featx.images.sources import list_images, open_source
 from featx.records import ImageRecord, Preprocess
 from featx.spent import Spent
-from featx.streams import REPORT_EVERY, UNDER_WAY, WAITING_BATCHES, beside_device, on_cores
+from featx.streams import (
+    MOST_THREADS,
+    REPORT_EVERY,
+    UNDER_WAY,
+    WAITING_BATCHES,
+    beside_device,
+    on_cores,
+)
 
 SIDE = 2
 PATIENCE = 30
@@ -249,13 +258,27 @@ class TestOnCores:
 
         def slow(index, record):
             time.sleep(0.001)
-            return usable(index, record)
+            return dataclasses.replace(usable(index, record), waited=0.001)
 
         list(start(Network(), 40, loader=slow, spent=spent))
         assert spent.images == 20
-        assert spent.reading >= 0.02
+        assert spent.reading == pytest.approx(0.02)
         assert spent.passing >= 0.02
         assert min(spent.decoding, spent.computing) > 0
+
+    @pytest.mark.parametrize(("waited", "expected"), [(0.004, MOST_THREADS * 2), (0.0, 2)])
+    def test_more_threads_where_files_are_waited_for(self, monkeypatch, waited, expected):
+        monkeypatch.setattr(streams, "LOOK_EVERY", 0.01)
+
+        def slow(index, record):
+            time.sleep(0.004)
+            return dataclasses.replace(load(index, record), waited=waited)
+
+        network = Network(batch_size=4)
+        batches = list(start(network, 600, loader=slow))
+        assert sorted(index for batch in batches for index in batch.indices) == list(range(600))
+        assert network.on_one_core == expected
+        assert not threads_left()
 
 
 class TestBesideDevice:

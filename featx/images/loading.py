@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +47,8 @@ class LoadedImage:
         64-bit difference hash of the whole image; 0 without pixels, or for a very small image.
     reason : str
         Why the image cannot be used; empty if it can.
+    waited : float
+        Seconds in which reading it had to wait.
     """
 
     index: int
@@ -53,6 +56,7 @@ class LoadedImage:
     pixels: Pixels | None = None
     phash: int = 0
     reason: str = ""
+    waited: float = 0.0
 
 
 class Loader:
@@ -102,13 +106,15 @@ class Loader:
                 return LoadedImage(index, before[2])
             claimed = before[2]
         try:
+            wall, processor = time.perf_counter(), time.thread_time()
             raw = self._source.read(record)
+            waited = time.perf_counter() - wall - (time.thread_time() - processor)
             digest = digest_of(raw)
             if digest != claimed and not self._wants(digest):
-                return LoadedImage(index, digest)
+                return LoadedImage(index, digest, waited=waited)
             image, box = decode_for(raw, self._preprocess, self._decoding)
             pixels = prepare(image, self._preprocess, box)
-            return LoadedImage(index, digest, pixels, difference_hash(image, box))
+            return LoadedImage(index, digest, pixels, difference_hash(image, box), waited=waited)
         except ImageError as error:
             return LoadedImage(index, digest, reason=str(error))
         except MemoryError:
