@@ -163,9 +163,8 @@ def on_cores(
     workers: list[Thread] = []
 
     def start() -> None:
-        worker = Thread(target=work, name=f"featx-{len(workers)}", daemon=True)
-        worker.start()
-        workers.append(worker)
+        workers.append(Thread(target=work, name=f"featx-{len(workers)}", daemon=True))
+        workers[-1].start()
 
     with network.on_streams(threads):
         try:
