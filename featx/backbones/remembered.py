@@ -69,6 +69,7 @@ class Remembered:
         self.failure = ""
         self._module = module
         self._state: str | None = None
+        self._saved: dict[str, Any] = {"seconds": [], "compiling": 0.0, "failure": ""}
         self._folder = cache_directory() / f"networks-{VERSION}" / _kind(module)
         self._read()
 
@@ -101,14 +102,17 @@ class Remembered:
             os.utime(library)
 
     def save(self) -> None:
-        """Write down the figures, if that is possible."""
+        """Write down the figures, if there are new ones and it is possible."""
         seconds = [[*way, each] for way, each in self.seconds.items()]
         content = {"seconds": seconds, "compiling": self.compiling, "failure": self.failure}
+        if content == self._saved:
+            return
         # Nothing depends on it: a disk that is full or read-only is no reason to fail.
         with suppress(StoreError, OSError):
             make_directories(self._folder)
             with publish(self._folder / "speeds.json") as file:
                 file.write(json.dumps(content, indent=1).encode())
+            self._saved = content
 
     def _read(self) -> None:
         try:
@@ -119,6 +123,7 @@ class Remembered:
             return  # as if nothing were known
         if all(math.isfinite(each) and each > 0 for each in read.values()) and 0 <= compiling < math.inf:
             self.seconds, self.compiling, self.failure = read, compiling, failure
+            self._saved = content
 
 
 def _kind(module: nn.Module) -> str:
