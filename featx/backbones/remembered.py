@@ -119,8 +119,11 @@ class Remembered:
             content: dict[str, Any] = json.loads((self._folder / "speeds.json").read_bytes())
             read = {Way(bool(kind), int(size)): float(each) for kind, size, each in content["seconds"]}
             compiling, failure = float(content["compiling"]), str(content["failure"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            return  # as if nothing were known
+        except OSError:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            self._saved = {}  # as if nothing were known; what stands there is replaced
+            return
         if all(math.isfinite(each) and each > 0 for each in read.values()) and 0 <= compiling < math.inf:
             self.seconds, self.compiling, self.failure = read, compiling, failure
             self._saved = content
