@@ -101,7 +101,8 @@ class Kills:
         self._check_run(store, child.events, held)
         plan = {phase: [] for phase in PHASES}
         for number, (event, following) in enumerate(itertools.pairwise(child.events)):
-            gap = following["time"] - event["time"]
+            # Two threads tell of events, not always in the order of their clocks.
+            gap = max(0.0, following["time"] - event["time"])
             plan[phase_of(child.events[: number + 1])].append((number, gap))
         assert all(plan.values())
         return plan
