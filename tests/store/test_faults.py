@@ -332,7 +332,7 @@ def mount(*arguments):
 
 def extract(before=""):
     done = fakecli.finish(
-        "extract", photos, "-o", disk / "x.h5", "--batch-size", 4, "--json", before=before
+        "extract", photos, "-o", disk / "x.h5", "--batch-size", 4, "--workers", 1, "--json", before=before
     )
     names = sorted(str(path.relative_to(disk)) for path in disk.rglob("*"))
     results.append([done.returncode, done.stdout, done.stderr, names])
@@ -433,7 +433,7 @@ def test_a_real_full_disk(namespace, photos, whole, tmp_path, options, before, k
 @pytest.mark.parametrize("limit", [0, 20000])
 def test_a_file_size_limit_is_an_error_and_no_crash(photos, whole, tmp_path, limit):
     path = tmp_path / "x.h5"
-    arguments = ["extract", photos, "-o", path, "--batch-size", BATCH, "--json"]
+    arguments = ["extract", photos, "-o", path, "--batch-size", BATCH, "--workers", 1, "--json"]
     before = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({limit}, r.RLIM_INFINITY))"
     done = fakecli.finish(*arguments, before=before)
     assert done.returncode == 1, done.stderr
