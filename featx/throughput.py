@@ -23,6 +23,7 @@ from featx.images.decoding import POLICY, choose_policy
 from featx.images.loading import default_workers
 from featx.images.sources import SourceLike, list_images, open_source
 from featx.images.synthetic import SyntheticSource
+from featx.imports import collector_paused
 from featx.measuring import Feed
 from featx.records import (
     LayerSpec,
@@ -196,7 +197,8 @@ def measure_throughput(
     places = np.linspace(0, len(listed) - 1, min(images, len(listed))).round().astype(int)
 
     # Late, because it loads torch.
-    from featx.backbones.network import load_network
+    with collector_paused():
+        from featx.backbones.network import load_network
 
     network = load_network(
         backbone,

@@ -15,6 +15,7 @@ from featx.embedding import choose_preprocess, embed, parse_layer
 from featx.errors import FeatxError, ImageError
 from featx.images.decoding import choose_policy
 from featx.images.sources import ImageLike, ItemsSource, list_images
+from featx.imports import collector_paused
 from featx.records import Precision, Preprocess, Resize, escape_name
 
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         cached: tuple[dict[str, Any], Network] | None = getattr(self, "_network", None)
         if cached is not None and cached[0] == settings:
             return cached[1]
-        from featx.backbones.network import load_network
+        with collector_paused():
+            from featx.backbones.network import load_network
 
         network = load_network(
             self.backbone,
