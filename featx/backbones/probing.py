@@ -19,9 +19,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from featx.backbones.catalog import Backbone
-from featx.backbones.graph import TRACE_ERRORS, Graph, trace
+from featx.backbones.graph import TRACE_ERRORS, Graph
 from featx.backbones.pooling import Axes
 from featx.backbones.reading import read_error
+from featx.backbones.tracing import trace
 from featx.errors import BackboneError
 
 __all__ = ["Probe", "count_flops", "probe"]

@@ -5,7 +5,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from featx.backbones.graph import find_node, trace
+from featx.backbones.graph import find_node
+from featx.backbones.tracing import trace
 from featx.errors import BackboneError
 
 
@@ -104,7 +105,7 @@ def test_in_place_operations_after_a_node_do_not_change_it(kind):
     torch.manual_seed(0)
     model = kind().eval()
     graph = trace(model, 8)
-    assert type(graph).__name__ == ("_TracedGraph" if kind is InPlace else "_HookedGraph")
+    assert type(graph).__name__ == ("_TracedGraph" if kind is InPlace else "HookedGraph")
     assert graph.device.type == ("cpu" if kind is Looking else "meta")
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
@@ -151,7 +152,7 @@ class ByFunctions(nn.Module):
 def test_the_penultimate_is_never_the_classifier(after, node):
     # Dropout stays, since no module made what it reads.
     graph = trace(ByFunctions(after), 8)
-    assert type(graph).__name__ == "_HookedGraph"
+    assert type(graph).__name__ == "HookedGraph"
     assert graph.penultimate() == node
 
 
@@ -217,7 +218,7 @@ class LookingSteps(Steps):
 def test_what_follows_the_last_node_never_runs(kind, last):
     model = kind().eval()
     graph = trace(model, 8)
-    assert type(graph).__name__ == ("_TracedGraph" if kind is Steps else "_HookedGraph")
+    assert type(graph).__name__ == ("_TracedGraph" if kind is Steps else "HookedGraph")
     # The order in which nodes are asked for does not matter, and earlier ones cost nothing more.
     cut = graph.cut(model, [f"steps.{last}", "steps.0"][: last + 1])
     model.ran.clear()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from featx.backbones.catalog import Backbone, register_provider
-from featx.backbones.graph import trace
+from featx.backbones.tracing import trace
 from featx.errors import BackboneError, UnknownNameError, WeightsError
 from featx.records import Preprocess, Resize
 
