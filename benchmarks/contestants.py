@@ -37,6 +37,7 @@ Marks = list[tuple[int, float]]
 def run_featx(folder: Path, options: Options, marks: Marks) -> Any:
     """``featx.extract``, store written and closed."""
     import featx
+    from featx.environment import peak_memory_bytes
 
     given: Options = options.get("featx", {})
     if "preprocess" in given:
@@ -64,7 +65,7 @@ def run_featx(folder: Path, options: Options, marks: Marks) -> Any:
             "precision": store.space.precision,
             "store_dtype": store.space.store_dtype,
             # Before the rows are read back, all at once, which is no part of an extraction.
-            "peak_memory_bytes": own_peak_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(),
         }
         rows = store.X(store.layers[0].name).astype("float32")
         store.close()
@@ -171,26 +172,14 @@ CONTESTANTS: dict[str, Callable[[Path, Options, Marks], Any]] = {
 }
 
 
-def own_peak_bytes() -> int:
-    """Give the largest resident size of this process.
-
-    ``ru_maxrss`` would not do on Linux: a process starts with that of the one which started it.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    from featx.environment import peak_memory_bytes
-
-    return peak_memory_bytes()
-
-
 def main() -> None:
     options: Options = json.loads(sys.argv[1])
     marks: Marks = []
     rows = CONTESTANTS[options["run"]](Path(options["data"]), options, marks)
     ended = time.perf_counter()
-    figures: Options = {"images": len(rows), "peak_memory_bytes": own_peak_bytes()}
+    from featx.environment import peak_memory_bytes
+
+    figures: Options = {"images": len(rows), "peak_memory_bytes": peak_memory_bytes()}
     begin = next(mark for mark in marks if mark[0] >= RUN_IN * len(rows))
     if begin[0] < len(rows):
         figures["steady_per_second"] = (len(rows) - begin[0]) / (ended - begin[1])

@@ -105,16 +105,16 @@ class Spent:
             )
         if decoder_is_slower:
             return (
-                f"Decoding held it back ({self._part(self.decoding)}): use more cores, --fast-decode for "
-                "large JPEGs, or store the images smaller."
+                f"Decoding held it back ({self._part(self.decoding / self.threads, wall)}): use more cores, "
+                "--fast-decode for large JPEGs, or store the images smaller."
             )
         gpu = ", or a GPU" if self.shares_cores else ""
         smaller = (
             "a smaller backbone, an earlier --layer" if gpu else "a smaller backbone or an earlier --layer"
         )
-        return f"The network held it back ({self._part(self.computing)}): use {smaller}{gpu}."
+        computing = self.computing / (self.threads if self.shares_cores else 1)
+        return f"The network held it back ({self._part(computing, wall)}): use {smaller}{gpu}."
 
-    def _part(self, seconds: float) -> str:
-        whole = self.decoding + self.computing if self.shares_cores else self.wall
-        threads = 1 if self.shares_cores or seconds is self.computing else self.threads
-        return f"{min(1.0, seconds / threads / whole):.0%} of the time"
+    def _part(self, seconds: float, wall: float) -> str:
+        whole = (self.decoding + self.computing) / self.threads if self.shares_cores else wall
+        return f"{min(1.0, seconds / whole):.0%} of the time"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Queue
 from threading import Event, Lock, Thread
@@ -42,9 +42,6 @@ LOOK_EVERY = 1.0
 
 WAITING_SHARE = 0.2
 """Share of the time that threads wait for files from which another one is started."""
-
-UNDER_WAY = 3
-"""Batches that an accelerator has at once: one comes, one is computed, one goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +129,7 @@ def on_cores(
     # Few images are shared out evenly.
     share = -(-len(records) // threads)
 
-    def batches() -> Iterator[EmbeddedBatch]:
-        ready: list[LoadedImage] = []
-        others: list[LoadedImage] = []
+    def loaded() -> Iterator[LoadedImage]:
         while not stopped.is_set():
             with lock:
                 index, record = next(rest, (-1, None))
@@ -143,19 +138,18 @@ def on_cores(
             item = timed(index, record)
             with lock:
                 progress.note(item)
-            (others if item.pixels is None else ready).append(item)
-            full = batch_size or min(network.engine.batch_size, share)
-            if len(ready) >= full or len(others) == REPORT_EVERY:
-                yield _computed(network, ready, others, spent)
-                ready, others = [], []
-        if (ready or others) and not stopped.is_set():
-            yield _computed(network, ready, others, spent)
+            yield item
+
+    def size() -> int:
+        return batch_size or min(network.engine.batch_size, share)
 
     def work() -> None:
         try:
             network.use_one_core()
-            for batch in batches():
-                waiting.put(batch)
+            for ready, others in _gathered(loaded(), size):
+                if stopped.is_set():
+                    break
+                waiting.put(_computed(network, ready, others, spent))
             waiting.put(None)
         except BaseException as error:  # noqa: BLE001 - raised where the batches are taken
             waiting.put(error)
@@ -213,36 +207,48 @@ def beside_device(
     """
     under_way: deque[Callable[[], EmbeddedBatch]] = deque()
     progress = _Progress(network, len(records))
-    ready: list[LoadedImage] = []
-    others: list[LoadedImage] = []
-
-    def begin() -> Callable[[], EmbeddedBatch]:
-        items, rest = ready, others
-        finish = network.begin(_stacked(items)) if items else dict
-        return lambda: _batch(network, items, rest, finish())
-
     image_bytes = 3 * network.preprocess.image_size**2
-    loaded = load_ahead(_Timed(loader, spent), records, workers=threads, image_bytes=image_bytes)
+    ahead = load_ahead(_Timed(loader, spent), records, workers=threads, image_bytes=image_bytes)
     started, waited = time.perf_counter(), 0.0
-    with network.on_streams(1):
+
+    def loaded() -> Iterator[LoadedImage]:
+        nonlocal waited
         while True:
             asked = time.perf_counter()
-            item = next(loaded, None)
+            item = next(ahead, None)
             waited += time.perf_counter() - asked
             if item is None:
                 break
             progress.note(item)
-            (others if item.pixels is None else ready).append(item)
-            if len(ready) >= (batch_size or network.engine.batch_size) or len(others) == REPORT_EVERY:
-                under_way.append(begin())
-                ready, others = [], []
-                if len(under_way) >= UNDER_WAY:
-                    yield under_way.popleft()()
-        if ready or others:
-            under_way.append(begin())
+            yield item
+
+    def begin(ready: list[LoadedImage], others: list[LoadedImage]) -> Callable[[], EmbeddedBatch]:
+        finish = network.begin(_stacked(ready)) if ready else dict
+        return lambda: _batch(network, ready, others, finish())
+
+    with network.on_streams(1):
+        for ready, others in _gathered(loaded(), lambda: batch_size or network.engine.batch_size):
+            under_way.append(begin(ready, others))
+            if len(under_way) >= network.lanes:
+                yield under_way.popleft()()
         while under_way:
             yield under_way.popleft()()
     spent.add(computing=time.perf_counter() - started - waited)
+
+
+def _gathered(
+    items: Iterable[LoadedImage], size: Callable[[], int]
+) -> Iterator[tuple[list[LoadedImage], list[LoadedImage]]]:
+    """Gather images with pixels until there are ``size``, and those without that came between them."""
+    ready: list[LoadedImage] = []
+    others: list[LoadedImage] = []
+    for item in items:
+        (others if item.pixels is None else ready).append(item)
+        if len(ready) >= size() or len(others) == REPORT_EVERY:
+            yield ready, others
+            ready, others = [], []
+    if ready or others:
+        yield ready, others
 
 
 def _computed(

@@ -21,7 +21,6 @@ from featx.spent import Spent
 from featx.streams import (
     MOST_THREADS,
     REPORT_EVERY,
-    UNDER_WAY,
     WAITING_BATCHES,
     beside_device,
     on_cores,
@@ -34,6 +33,7 @@ PATIENCE = 30
 class Network(OnCores):
     """The mean of each image, which is the number of its record."""
 
+    lanes = 3
     preprocess = Preprocess("squash", SIDE, SIDE, "bilinear", (0,) * 3, (1,) * 3)
 
     def __init__(self, batch_size=16):
@@ -302,8 +302,8 @@ class TestBesideDevice:
         network = Network()
         list(start(network, 12, batch_size=2, stream=beside_device))
         ahead = np.cumsum([1 if event == "begin" else -1 for event in network.begun])
-        assert ahead.max() == UNDER_WAY
-        assert network.begun[:UNDER_WAY] == ["begin"] * UNDER_WAY
+        assert ahead.max() == network.lanes
+        assert network.begun[: network.lanes] == ["begin"] * network.lanes
         assert ahead[-1] == 0
 
     def test_images_without_pixels_are_not_held_back(self):

@@ -27,14 +27,12 @@ _capsule_of.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
 
 class Compiled:
-    """Runs batches of exactly one size, on the CPU; safe to call from several threads.
+    """Runs batches of exactly the size it was compiled for, on the CPU; safe to call from several threads.
 
     Parameters
     ----------
     library : Path
         What :mod:`featx.backbones.compiling` made.
-    size : int
-        Images in a batch.
     runners : int
         Batches that may run at once; further calls wait.
 
@@ -46,8 +44,7 @@ class Compiled:
         If it holds no network.
     """
 
-    def __init__(self, library: Path, size: int, runners: int) -> None:
-        self.size = size
+    def __init__(self, library: Path, runners: int) -> None:
         self._library = ctypes.CDLL(str(library.resolve()))
         handle = ctypes.c_void_p()
         try:

@@ -77,19 +77,19 @@ class Compilation:
     """
 
     def __init__(self, module: nn.Module, images: Tensor, library: Path) -> None:
-        self.size = len(images)
-        self.library = library
         self._started = time.perf_counter()
         # A compiler that was killed a moment ago may still have written a file.
         self._scratch = tempfile.TemporaryDirectory(prefix="featx-compile-", ignore_cleanup_errors=True)
         try:
-            self._process = self._begin(module, images, Path(self._scratch.name))
+            self._process = self._begin(module, images, Path(self._scratch.name), library)
         except BaseException:
             self._scratch.cleanup()
             raise
         self._stop = weakref.finalize(self, _end, self._process, self._scratch)
 
-    def _begin(self, module: nn.Module, images: Tensor, scratch: Path) -> subprocess.Popen[bytes]:
+    def _begin(
+        self, module: nn.Module, images: Tensor, scratch: Path, library: Path
+    ) -> subprocess.Popen[bytes]:
         program = scratch / "program.pt2"
         # A copy, because export puts other tensors into the module, which threads go on to run; contiguous,
         # because torch warns of others when it saves them.
@@ -100,7 +100,7 @@ class Compilation:
         self._errors = scratch / "errors.txt"
         with self._errors.open("wb") as errors:
             return subprocess.Popen(
-                [sys.executable, "-m", __name__, str(program), str(self.library)],
+                [sys.executable, "-m", __name__, str(program), str(library)],
                 stdin=subprocess.PIPE,  # closed when this process ends, however it ends
                 stdout=errors,
                 stderr=errors,
@@ -175,7 +175,7 @@ def main(program: Path, library: Path) -> None:
         (name,) = [name for name in names if name.endswith(".so")]
         made.write_bytes(archive.read(name))
     # Here, where a crash does no harm.
-    Compiled(made, len(inputs[0]), 1)(inputs[0])
+    Compiled(made, 1)(inputs[0])
     with publish(library) as file, made.open("rb") as source:
         shutil.copyfileobj(source, file)
 

@@ -151,6 +151,11 @@ class Network:
         """What the user should know, one line each."""
         return (*self._notes, *self.engine.notes)
 
+    @property
+    def lanes(self) -> int:
+        """Batches that the device can have at once."""
+        return 1 if self._lanes is None else len(self._lanes)
+
     @contextmanager
     def on_streams(self, count: int) -> Iterator[None]:
         """Let ``count`` threads call :meth:`embed` in the block, and restore torch's own threads after it."""
@@ -176,7 +181,7 @@ class Network:
         Returns
         -------
         callable
-            Gives what :meth:`embed` would. At most :data:`featx.backbones.lanes.LANES` may be waited for.
+            Gives what :meth:`embed` would. At most :attr:`lanes` may be waited for.
         """
         self._check(pixels)
         if self._lanes is None or (self._limit or len(pixels)) < len(pixels):

@@ -314,7 +314,7 @@ class Engine:
     def _adopt_library(self, memory: Remembered, size: int) -> str:
         """Go on with a library, or remove it and say what is wrong with it."""
         library = memory.library(size)
-        reason = self._adopt(size, partial(Compiled, library, size, max(self.streams, os.cpu_count() or 1)))
+        reason = self._adopt(size, partial(Compiled, library, max(self.streams, os.cpu_count() or 1)))
         if not reason:
             memory.touch(library)
         else:

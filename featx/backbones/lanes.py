@@ -144,6 +144,9 @@ class Lanes:
         self._next = itertools.cycle(self._lanes)
         self._run = run
 
+    def __len__(self) -> int:
+        return len(self._lanes)
+
     def begin(self, pixels: Pixels) -> Callable[[], Rows]:
         """Start a batch of images (n, H, W, 3), uint8; gives what waits for its rows."""
         return next(self._next).begin(pixels, self._run)

@@ -208,17 +208,17 @@ class TestForeignLibraries:
         path = tmp_path / "x.so"
         path.write_bytes(content)
         with pytest.raises(OSError, match=r"x\.so"):
-            Compiled(path, 2, 1)
+            Compiled(path, 1)
 
     def test_one_that_is_not_there(self, tmp_path):
         with pytest.raises(OSError, match=r"x\.so"):
-            Compiled(tmp_path / "x.so", 2, 1)
+            Compiled(tmp_path / "x.so", 1)
 
     def test_something_else_is_an_error(self):
         import _ctypes
 
         with pytest.raises(RuntimeError, match="is no compiled network"):
-            Compiled(Path(_ctypes.__file__), 2, 1)
+            Compiled(Path(_ctypes.__file__), 1)
 
 
 PARENT = """
@@ -246,7 +246,7 @@ def made(request, tmp_path_factory):
 class TestForReal:
     def test_rows_are_those_of_the_eager_network(self, made):
         module, path, limit = made
-        compiled = Compiled(path, 2, 1)
+        compiled = Compiled(path, 1)
         for seed in range(5):
             images = some_images(seed=seed)
             with torch.inference_mode():
@@ -256,14 +256,14 @@ class TestForReal:
 
     def test_rows_outlive_the_network(self, made):
         module, path, limit = made
-        compiled = Compiled(path, 2, 1)
+        compiled = Compiled(path, 1)
         rows = compiled(some_images())
         del compiled
         assert all(distance(*pair) < limit for pair in zip(rows, module(some_images()), strict=True))
 
     def test_threads_at_once_get_their_own_rows(self, made):
         module, path, limit = made
-        compiled = Compiled(path, 2, 2)  # of three, one waits
+        compiled = Compiled(path, 2)  # of three, one waits
         wrong = []
 
         def work(seed):
@@ -284,7 +284,7 @@ class TestForReal:
         path = tmp_path / "network.so"
         images = some_images(512)
         Compilation(make(), images, path).result()
-        compiled = Compiled(path, 512, 1)
+        compiled = Compiled(path, 1)
         running, seen = threading.Event(), 0
         interval = sys.getswitchinterval()
         sys.setswitchinterval(100)  # the other thread may go on only where this one lets go

@@ -83,7 +83,8 @@ class Compiler:
     def stop(self):
         self.stopped += 1
 
-    def load(self, library, size, runners):
+    def load(self, library, runners):
+        size = int(library.stem.rpartition("-")[2])
         self.loaded.append((size, runners))
         if library.read_bytes() != b"compiled":
             raise OSError("invalid ELF header")
