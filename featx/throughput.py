@@ -81,6 +81,8 @@ class Throughput:
         Of :func:`featx.environment.environment`, with the name of the accelerator if one computed.
     decoding : str
         The policy of decoding, one of :data:`featx.images.decoding.POLICIES`.
+    notes : tuple of str
+        What the user should know, such as why the network was not compiled.
     """
 
     backbone: str
@@ -101,6 +103,7 @@ class Throughput:
     end_to_end_per_second: float
     hardware: Mapping[str, Any]
     decoding: str = POLICY
+    notes: tuple[str, ...] = ()
 
     @property
     def bound(self) -> float:
@@ -254,6 +257,7 @@ def measure_throughput(
         end_to_end_per_second=medians["end_to_end"],
         hardware=_hardware(network),
         decoding=decoding,
+        notes=tuple(network.notes),
     )
 
 

@@ -269,21 +269,20 @@ class Engine:
             memory = self._memory
             if self._mode != "on" or memory is None:  # another thread did it meanwhile
                 return
-            self._mode = "auto"
             memory.failure = ""
             size = self._way.size
             self._images = _padded(images[:size], size)
             if self._device.type != "cpu":
                 self._compile_in_place(memory, size)
-            elif memory.has_library(size) and not self._adopt_library(memory, size):
-                return
-            elif find_compiler() is None:
-                self._note_no_compiler()
-            else:
-                self._start(memory, size)
-                if self._compilation is not None:
-                    self._compilation.wait()
-                self._end(memory, size)
+            elif not memory.has_library(size) or self._adopt_library(memory, size):
+                if find_compiler() is None:
+                    self._note_no_compiler()
+                else:
+                    self._start(memory, size)
+                    if self._compilation is not None:
+                        self._compilation.wait()
+                    self._end(memory, size)
+            self._mode = "auto"  # last: until then the other threads wait
 
     def _start(self, memory: Remembered, size: int) -> None:
         """Begin to compile, in a process beside this one."""

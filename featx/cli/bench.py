@@ -82,6 +82,8 @@ def command(as_json: bool, source: str | None, **options: Any) -> None:
         )
     output.console.print(_table(found))
     output.line(found.sentence)
+    for note in found.notes:
+        output.line(f"note: {note}")
 
 
 def _table(found: Throughput) -> Table:

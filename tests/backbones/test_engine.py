@@ -446,6 +446,29 @@ class TestBatches:
         assert compiler.started == [FIRST]
         assert engine.is_compiled
 
+    def test_asked_for_no_thread_begins_before_it_is_compiled(self, compiler):
+        engine = make(compiler, "on")
+        waits, go_on, done = threading.Event(), threading.Event(), []
+
+        def wait():
+            waits.set()
+            assert go_on.wait(30)
+
+        compiler.wait = wait
+        workers = [threading.Thread(target=lambda: done.append(engine(some_images(1)))) for _ in range(3)]
+        workers[0].start()
+        assert waits.wait(30)
+        for worker in workers[1:]:
+            worker.start()
+        workers[1].join(0.1)
+        before = len(done)
+        go_on.set()
+        for worker in workers:
+            worker.join(30)
+        assert (before, len(done)) == (0, 3)
+        assert compiler.started == [FIRST]
+        assert engine.is_compiled
+
     @pytest.mark.parametrize("mode", ["auto", "on"])
     def test_eight_threads_at_once_get_their_own_rows(self, compiler, mode):
         engine = make(compiler, mode)
