@@ -48,7 +48,8 @@ from featx.environment import environment  # noqa: E402
 from featx.images import scaling  # noqa: E402
 from featx.images.decoding import FAST_POLICY, POLICY, decode, decode_for  # noqa: E402
 from featx.images.geometry import prepare  # noqa: E402
-from featx.images.loading import difference_hash, digest_of, load  # noqa: E402
+from featx.images.loading import digest_of, load  # noqa: E402
+from featx.images.preparing import difference_hash  # noqa: E402
 from featx.images.sources import list_images, open_source  # noqa: E402
 from featx.images.synthetic import synthetic_photos  # noqa: E402
 from featx.records import Preprocess  # noqa: E402
@@ -159,7 +160,7 @@ def time_steps(what: str, photos: Sequence[bytes], repeats: int) -> dict[str, An
     print("\n".join(missing), file=sys.stderr)
     differences = {name: largest_difference(decoder, photos) for name, decoder in decoders.items()}
     full = [decode(data) for data in photos]
-    scaled = [decode_for(data, IMAGENET, FAST_POLICY) for data in photos]
+    scaled = [decode_for(data, IMAGENET, FAST_POLICY)[:2] for data in photos]
     with tempfile.TemporaryDirectory() as folder:
         for place, data in enumerate(photos):
             (Path(folder) / f"{place:03}.jpg").write_bytes(data)
@@ -242,7 +243,7 @@ def measure_effect(data: str, backbone: str, weights: str, images: int) -> dict[
         for start in range(0, len(photos), BATCH):
             pixels = []
             for photo in photos[start : start + BATCH]:
-                image, box = decode_for(photo, preprocess, policy)
+                image, box, *_ = decode_for(photo, preprocess, policy)
                 pixels.append(prepare(image, preprocess, box))
                 hashes.append(difference_hash(image, box))
                 sizes.append(image.size)

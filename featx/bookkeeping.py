@@ -10,8 +10,9 @@ import numpy as np
 from featx.embedding import EmbeddedBatch
 from featx.errors import ImageError, TooManySkippedError
 from featx.records import ImageRecord, Progress, ProgressCallback, SkippedImage, escape_name
+from featx.store.digests import DigestSet
 from featx.store.partswriter import PartsWriter
-from featx.store.schema import IndexRow
+from featx.store.schema import IndexRows
 
 __all__ = ["Bookkeeping", "check_skipped"]
 
@@ -53,8 +54,8 @@ class Bookkeeping:
         self._digests = np.zeros((len(records), 32), np.uint8)
         self._reasons: dict[int, str] = {}
         self._bad: dict[bytes, str] = {}
-        self._claimed: set[bytes] = set()
-        self._rows: set[bytes] = set()
+        self._claimed = DigestSet()
+        self._has_row = np.zeros(len(records), np.bool_)
         self._lock = Lock()
         self._done = 0
         self.computed = 0
@@ -62,18 +63,22 @@ class Bookkeeping:
     def claim(self, digest: bytes) -> bool:
         """Whether this image has to be computed: it has no row, and nobody is at it."""
         with self._lock:
-            if digest in self._writer.known or digest in self._claimed:
-                return False
-            self._claimed.add(digest)
-            return True
+            return digest not in self._writer.known and self._claimed.add(digest)
 
     def take(self, batch: EmbeddedBatch, positions: Sequence[int] | None = None) -> None:
         """Hand rows to the writer, note what has none; ``positions`` are those of the records embedded."""
         where = positions if positions is not None else range(len(self._records))
         if batch.indices:
-            self._writer.add(batch.digests, batch.phashes, batch.features)
-            self._digests[[where[index] for index in batch.indices]] = batch.digests
-            self._rows.update(digest.tobytes() for digest in batch.digests)
+            self._writer.add(
+                batch.digests,
+                batch.phashes,
+                batch.features,
+                widths=batch.widths,
+                heights=batch.heights,
+                modes=batch.modes,
+            )
+            places = [where[index] for index in batch.indices]
+            self._digests[places], self._has_row[places] = batch.digests, True
             self.computed += len(batch.indices)
         for item in batch.others:
             if item.digest:
@@ -88,26 +93,29 @@ class Bookkeeping:
     def unfinished(self) -> list[int]:
         """Find images that have neither a row nor a reason, and let them be claimed again."""
         with self._lock:
-            self._claimed = set(self._rows)
-        settled = self._writer.known | self._rows | self._bad.keys()
+            self._claimed = DigestSet(digest.tobytes() for digest in self._digests[self._has_row])
+        settled = (self._claimed, self._writer.known, self._bad)
         return [
             index
-            for index in range(len(self._records))
-            if index not in self._reasons and self._digests[index].tobytes() not in settled
+            for index in np.flatnonzero(~self._has_row).tolist()
+            if index not in self._reasons
+            and not any(self._digests[index].tobytes() in digests for digests in settled)
         ]
 
-    def result(self) -> tuple[list[IndexRow], list[SkippedImage]]:
+    def result(self) -> tuple[IndexRows, list[SkippedImage]]:
         """Rows of the index in the order of the source, and the quarantine."""
-        images, skipped = [], []
-        for index, record in enumerate(self._records):
+        skipped = []
+        is_used = np.ones(len(self._records), np.bool_)
+        for index in np.flatnonzero(~self._has_row).tolist():
             digest = self._digests[index].tobytes()
             reason = self._reasons.get(index) or self._bad.get(digest, "")
             if reason:
-                skipped.append(SkippedImage(record.name, digest if any(digest) else b"", reason))
-            else:
-                images.append(IndexRow(record, digest))
+                is_used[index] = False
+                name = self._records[index].name
+                skipped.append(SkippedImage(name, digest if any(digest) else b"", reason))
         self._check(len(skipped))
-        return images, skipped
+        places = np.flatnonzero(is_used)
+        return IndexRows(self._records, places, self._digests[places]), skipped
 
     def _skip(self, index: int, digest: bytes, reason: str) -> None:
         self._reasons[index] = reason

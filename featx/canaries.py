@@ -15,7 +15,7 @@ import numpy as np
 
 from featx.embedding import embed
 from featx.environment import environment
-from featx.errors import DriftError
+from featx.errors import DriftError, ImageError
 from featx.images.loading import digest_of
 from featx.images.sources import Source
 from featx.records import ImageRecord, Precision
@@ -112,7 +112,7 @@ def _choose(
             read += 1
             try:
                 digest = digest_of(source.read(record))
-            except OSError:  # it will be heard of when its turn comes
+            except (OSError, ImageError):  # it will be heard of when its turn comes
                 continue
         if digest in known:
             chosen.append(record)

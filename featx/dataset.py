@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DatasetError, StoreError, UnknownNameError
-from featx.images.sources import SPLIT_FOLDERS
+from featx.images.layout import SPLIT_FOLDERS
 from featx.records import LayerInfo, ProgressCallback, escape_name
 from featx.store.reader import FeatureStore
 
@@ -125,7 +125,7 @@ def open_dataset(
             )
         texts = {name: _label(value) for name, value in labels.items()}
         named = _by_name(first, texts, "the mapping", notes)
-        groups = _own_column(first, group, "group", first.groups)
+        groups = _own_column(first, group or "group")
     elif labels is not None:
         table = _read_csv(Path(labels))
         column = label or "label"
@@ -134,8 +134,8 @@ def open_dataset(
         if "split" not in (column, group) and "split" in table.columns:
             splits = _splits(first, table, notes)
     else:
-        named = _own_column(first, label, "label", first.y)
-        groups = _own_column(first, group, "group", first.groups)
+        named = _own_column(first, label or "label")
+        groups = _own_column(first, group or "group")
     return LabelledSet(
         stores=opened,
         order=tuple(order),
@@ -204,15 +204,15 @@ def _align(first: FeatureStore, other: FeatureStore, own_labels: bool) -> NDArra
     return rows
 
 
-def _own_column(
-    store: FeatureStore, column: str | None, default: str, values: Iterable[str]
-) -> NDArray[np.str_]:
-    """Read a column of the store; ``values`` is the one that ``default`` names."""
-    if column is None or column == default:
-        return _texts(values)
+def _own_column(store: FeatureStore, column: str) -> NDArray[np.str_]:
+    """Read a column of the store, whether it has a name of its own there or came from a manifest."""
+    own = {"label": store.y, "group": store.groups, "split": store.splits}
+    if column in own:
+        return _texts(own[column])
     if column not in store.columns:
-        hint = "Other columns come with --labels CSV."
-        raise UnknownNameError("column", column, [default, *store.columns], hint)
+        raise UnknownNameError(
+            "column", column, [*own, *store.columns], "Other columns come with --labels CSV."
+        )
     return _texts(store.columns[column])
 
 

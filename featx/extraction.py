@@ -173,7 +173,7 @@ def extract(
     decoding = choose_policy(fast_decode)
     opened = open_source(source)
     records = list_images(opened)
-    mine = records if part is None else [record for record in records if part.holds(record.name)]
+    mine = records if part is None else records.where(part.holds)
     specs = [parse_layer(layer) for layer in ([layers] if isinstance(layers, str) else layers)]
     request = describe_request(
         backbone, weights, specs, preprocess, resize, image_size, decoding, precision, store_dtype, seed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featx.environment import environment
-from featx.errors import DamagedStoreError, StoreError
+from featx.errors import DamagedStoreError, ImageError, StoreError
 from featx.images.loading import digest_of
 from featx.images.sources import Source
 from featx.records import PENULTIMATE, ImageRecord, LayerSpec, Preprocess, Resize, Space
@@ -182,14 +182,25 @@ def is_unchanged(
     if stored.get("versions") != environment()["versions"] or asked["backbone"].startswith("custom:"):
         return False  # "default" may mean other weights now; loading them tells
     skipped = {item.name: item for item in store.skipped}
-    kept = [record for record in records if record.name not in skipped]
-    if len(records) != len(store) + len(skipped) or any(record.size < 0 for record in records):
-        return False  # arrays have no time of change
-    return kept == store.records and all(
-        _same_bytes(source, record, skipped[record.name].digest)
-        for record in records
-        if record.name in skipped
-    )
+    if len(records) != len(store) + len(skipped):
+        return False
+    there = iter(store.records)
+    for record in records:
+        if record.size < 0:  # images in memory have no time of change
+            return False
+        if record.name in skipped:
+            if not _same_bytes(source, record, skipped[record.name].digest):
+                return False
+        elif not _is_same(record, next(there, None)):
+            return False
+    return True
+
+
+def _is_same(record: ImageRecord, stored: ImageRecord | None) -> bool:
+    """Whether a record is what the store has; a cell that is empty there may be missing here."""
+    if stored is None:
+        return False
+    return replace(record, columns={**dict.fromkeys(stored.columns, ""), **record.columns}) == stored
 
 
 def holds_all(store: FeatureStore, records: Sequence[ImageRecord]) -> bool:
@@ -204,7 +215,7 @@ def holds_all(store: FeatureStore, records: Sequence[ImageRecord]) -> bool:
 def _same_bytes(source: Source, record: ImageRecord, digest: bytes) -> bool:
     try:
         return digest_of(source.read(record)) == digest
-    except OSError:
+    except (OSError, ImageError):  # not there, or refused
         return digest == b""
 
 

@@ -54,6 +54,10 @@ class EmbeddedBatch:
         Positions in the records given to :func:`featx.embedding.embed`.
     digests : ndarray of uint8, (k, 32)
     phashes : ndarray of uint64, (k,)
+    widths, heights : ndarray of uint32, (k,)
+        Of the upright images in their full size, in pixels.
+    modes : ndarray of S8, (k,)
+        Pillow's names of what the files hold.
     features : dict of layer name to ndarray of float32, (k, dim)
     others : list of LoadedImage
         Images that came by without pixels since the last batch: not claimed, or with a reason.
@@ -62,6 +66,9 @@ class EmbeddedBatch:
     indices: list[int]
     digests: NDArray[np.uint8]
     phashes: NDArray[np.uint64]
+    widths: NDArray[np.uint32]
+    heights: NDArray[np.uint32]
+    modes: NDArray[np.bytes_]
     features: dict[str, NDArray[np.float32]]
     others: list[LoadedImage]
 
@@ -76,8 +83,9 @@ class _Timed:
         wall, processor = time.perf_counter(), time.thread_time()
         item = self._loader(index, record)
         passed, used = time.perf_counter() - wall, time.thread_time() - processor
-        if item.pixels is not None:
-            self._spent.add(images=1, decoding=used, reading=item.waited)
+        if item.prepared is not None:
+            # In this thread, or in a process that decoded for it.
+            self._spent.add(images=1, decoding=used + item.prepared.seconds, reading=item.waited)
         else:
             self._spent.add(passing=passed)
         return item
@@ -271,22 +279,24 @@ def _batch(
     features: dict[str, NDArray[np.float32]],
 ) -> EmbeddedBatch:
     """Put a batch together; images whose embedding is not finite come among ``others``."""
-    if not ready:
-        return EmbeddedBatch([], np.zeros((0, 32), np.uint8), np.zeros(0, np.uint64), {}, others)
     finite = np.all([np.isfinite(rows).all(axis=1) for rows in features.values()], axis=0)
-    if not finite.all():
+    if not np.all(finite):
         reason = f"the embedding is not finite (NaN or Inf, computed in {network.precision})"
         others = others + [
-            dataclasses.replace(item, pixels=None, reason=reason)
+            dataclasses.replace(item, prepared=None, reason=reason)
             for item, good in zip(ready, finite, strict=True)
             if not good
         ]
         ready = [item for item, good in zip(ready, finite, strict=True) if good]
         features = {name: rows[finite] for name, rows in features.items()}
+    prepared = [item.prepared for item in ready if item.prepared is not None]
     return EmbeddedBatch(
         [item.index for item in ready],
         np.frombuffer(b"".join(item.digest for item in ready), np.uint8).reshape(-1, 32),
-        np.array([item.phash for item in ready], np.uint64),
+        np.array([image.phash for image in prepared], np.uint64),
+        np.array([image.width for image in prepared], np.uint32),
+        np.array([image.height for image in prepared], np.uint32),
+        np.array([image.mode for image in prepared], "S8"),
         features,
         others,
     )

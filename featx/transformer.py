@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from featx.embedding import choose_preprocess, embed, parse_layer
 from featx.errors import FeatxError, ImageError
 from featx.images.decoding import choose_policy
-from featx.images.sources import ImageLike, ItemsSource, list_images
+from featx.images.items import ImageLike, ItemsSource
+from featx.images.sources import list_images
 from featx.imports import collector_paused
 from featx.records import Precision, Preprocess, Resize, escape_name
 

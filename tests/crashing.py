@@ -95,6 +95,7 @@ def snapshot(path):
             "labels": store.y.tolist(),
             "digests": [row.tobytes().hex() for row in store.digests],
             "phashes": store.phashes.tolist(),
+            "shapes": [column.tolist() for column in store.shapes],
             "sizes": store.sizes.tolist(),
             "skipped": store.skipped,
             "seed": store.meta["request"]["seed"],

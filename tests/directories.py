@@ -63,7 +63,8 @@ def write(kit, path, pictures, shard=None, *, finish=True, layers=None, space=No
     with writer:
         todo = [key for key in dict.fromkeys(keys) if key is not None and kit.digest(key) not in writer.known]
         for start in range(0, len(todo), step):
-            writer.add(*kit.rows(todo[start : start + step], layers))
+            some = todo[start : start + step]
+            writer.add(*kit.rows(some, layers), **kit.shapes(some))
             writer.flush()
         if finish:
             finish_shard(kit, writer, mine, pictures)
@@ -103,6 +104,9 @@ def contents(path):
             "mtimes": store.mtimes_ns.tolist(),
             "digests": [row.tobytes().hex() for row in store.digests],
             "phashes": store.phashes.tolist(),
+            "widths": store.widths.tolist(),
+            "heights": store.heights.tolist(),
+            "modes": store.modes.tolist(),
             "skipped": store.skipped,
             "layers": {layer.name: store.X(layer.name).tolist() for layer in store.layers},
             "space": store.space.key,

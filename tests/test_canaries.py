@@ -78,11 +78,11 @@ def test_rows_of_a_killed_run_are_found_without_an_index(make_photos, tmp_path, 
     root, path = make_photos(splits={"train": 10}), tmp_path / "x.h5"
     original, calls = StoreWriter.add, []
 
-    def add(self, *rows):
+    def add(self, *rows, **more):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        original(self, *rows)
+        original(self, *rows, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "add", add)

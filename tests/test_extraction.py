@@ -305,11 +305,11 @@ class TestRunAgain:
         embedded.clear()
         original, calls = StoreWriter.add, []
 
-        def add(self, *rows):
+        def add(self, *rows, **more):
             calls.append(1)
             if len(calls) == 6:
                 raise KeyboardInterrupt
-            original(self, *rows)
+            original(self, *rows, **more)
 
         monkeypatch.setattr(StoreWriter, "add", add)
         with pytest.raises(KeyboardInterrupt):
@@ -356,7 +356,7 @@ class TestBadImages:
         store = extract(root, tmp_path / "x.h5")
         assert len(store) == 24
         assert [item.name for item in store.skipped] == ["train/ants/zzz.gif", "train/bees/zzz.gif"]
-        assert all("not an image in a format" in item.reason for item in store.skipped)
+        assert all("web page" in item.reason for item in store.skipped)
         assert store.skipped[0].digest == hashlib.sha256(b"<html>not found</html>").digest()
         assert extract(root, tmp_path / "x.h5").summary.computed == 0
 

@@ -56,10 +56,10 @@ def model(store, tmp_path):
 
 def test_the_space_says_so_and_the_rows_are_those_of_scaled_photos(root, store, tmp_path):
     exact = featx.extract(root, tmp_path / "exact.h5", **EXACT)
-    assert (store.space.decoding, exact.space.decoding) == ("1+dct", "1")
-    assert store.space.differences(exact.space) == {"decoding": ("1+dct", "1")}
+    assert (store.space.decoding, exact.space.decoding) == ("2+dct", "2")
+    assert store.space.differences(exact.space) == {"decoding": ("2+dct", "2")}
     for row, name in enumerate(store.names):
-        image, box = decode_for((root / name).read_bytes(), SQUASH, FAST_POLICY)
+        image, box, *_ = decode_for((root / name).read_bytes(), SQUASH, FAST_POLICY)
         assert image.size == (130, 66)
         pixels = prepare(image, SQUASH, box).transpose(2, 0, 1).ravel() / 255
         np.testing.assert_allclose(store.X("flatten")[row], pixels, atol=1e-6)
@@ -82,11 +82,11 @@ def test_run_again_otherwise_it_is_refused_before_a_network_is_loaded(root, stor
     exact = featx.extract(root, tmp_path / "exact.h5", **EXACT)
     with monkeypatch.context() as patch:
         patch.setattr("featx.backbones.network.load_network", load_network)
-        with pytest.raises(SpaceMismatchError, match=r"decoding is '?1\+dct'? there and '?1'? now"):
+        with pytest.raises(SpaceMismatchError, match=r"decoding is '?2\+dct'? there and '?2'? now"):
             featx.extract(root, store.path, **EXACT)
-        with pytest.raises(SpaceMismatchError, match=r"decoding is '?1'? there and '?1\+dct'? now"):
+        with pytest.raises(SpaceMismatchError, match=r"decoding is '?2'? there and '?2\+dct'? now"):
             featx.extract(root, exact.path, **FAST)
-    assert featx.extract(root, exact.path, overwrite=True, **FAST).space.decoding == "1+dct"
+    assert featx.extract(root, exact.path, overwrite=True, **FAST).space.decoding == "2+dct"
 
 
 def test_shards_are_not_mixed_either(root, tmp_path):
@@ -94,7 +94,7 @@ def test_shards_are_not_mixed_either(root, tmp_path):
     with pytest.raises(SpaceMismatchError, match="decoding"):
         featx.extract(root, tmp_path / "store", shard="1/2", **EXACT)
     whole = featx.extract(root, tmp_path / "store", shard="1/2", **FAST)
-    assert (len(whole), whole.space.decoding) == (24, "1+dct")
+    assert (len(whole), whole.space.decoding) == (24, "2+dct")
 
 
 def test_photos_that_come_are_compared_and_added_as_those_that_are_there(root, store):
@@ -121,7 +121,7 @@ def test_a_model_of_rules_that_are_not_known_here(root, model):
     with zipfile.ZipFile(model, "w") as archive:
         for name, data in (members | {"manifest.json": json.dumps(manifest).encode()}).items():
             archive.writestr(name, data)
-    with pytest.raises(ModelFileError, match=r"Unknown decoding policy '7'\. There is '1' or '1\+dct'\."):
+    with pytest.raises(ModelFileError, match=r"Unknown decoding policy '7'\. There is '2' or '2\+dct'\."):
         featx.Model.load(model).predict(root)
 
 
@@ -146,14 +146,14 @@ def test_the_command_line(root, tmp_path):
         return json.loads(result.stdout)
 
     assert run("extract", root, "-o", tmp_path / "x.h5", "--fast-decode")["computed"] == 24
-    assert featx.FeatureStore(tmp_path / "x.h5").space.decoding == "1+dct"
+    assert featx.FeatureStore(tmp_path / "x.h5").space.decoding == "2+dct"
     quick = ("--device", "cpu", "--seconds", "0.02", "--images", "4")
-    assert run("bench", root, *quick, "--fast-decode")["decoding"] == "1+dct"
-    assert run("bench", root, *quick)["decoding"] == "1"
+    assert run("bench", root, *quick, "--fast-decode")["decoding"] == "2+dct"
+    assert run("bench", root, *quick)["decoding"] == "2"
 
 
 def test_bench_times_what_the_option_decodes(root, monkeypatch):
-    from featx.images import loading
+    from featx.images import preparing
 
     asked = set()
 
@@ -161,6 +161,6 @@ def test_bench_times_what_the_option_decodes(root, monkeypatch):
         asked.add(policy)
         return decode_for(data, preprocess, policy)
 
-    monkeypatch.setattr(loading, "decode_for", watched)
+    monkeypatch.setattr(preparing, "decode_for", watched)
     featx.measure_throughput(root, backbone="pixels", device="cpu", images=4, seconds=0.02, fast_decode=True)
-    assert asked == {"1+dct"}
+    assert asked == {"2+dct"}

@@ -560,8 +560,8 @@ add, embed = PartsWriter.add, Network.embed
 def work(job, number):
     calls, added = [], []
 
-    def add_part(self, *rows):
-        add(self, *rows)
+    def add_part(self, *rows, **more):
+        add(self, *rows, **more)
         self.flush()
         added.append(1)
 

@@ -15,6 +15,7 @@ from featx import streams
 from featx.backbones.network import load_network
 from featx.embedding import embed
 from featx.images.loading import LoadedImage, default_workers
+from featx.images.preparing import PreparedImage
 from featx.images.sources import list_images, open_source
 from featx.records import ImageRecord, Preprocess
 from featx.spent import Spent
@@ -65,7 +66,8 @@ def digest(index):
 
 def load(index, record):
     """Every record has pixels of its number."""
-    return LoadedImage(index, digest(index), np.full((SIDE, SIDE, 3), index % 256, np.uint8), index)
+    pixels = np.full((SIDE, SIDE, 3), index % 256, np.uint8)
+    return LoadedImage(index, digest(index), PreparedImage(pixels, index, SIDE, SIDE, "RGB"))
 
 
 def some(usable):

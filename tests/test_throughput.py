@@ -88,7 +88,7 @@ class TestSentence:
     def test_the_decoder_could_do_less(self):
         slow = {"network_per_second": 1800, "end_to_end_per_second": 480}
         assert "`--fast-decode`" in given(**slow).sentence
-        assert "--fast-decode" not in given(**slow, decoding="1+dct").sentence
+        assert "--fast-decode" not in given(**slow, decoding="2+dct").sentence
 
     def test_too_few_workers(self):
         found = given(

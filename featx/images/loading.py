@@ -1,7 +1,7 @@
 """Parallel reading, hashing, decoding and resizing, a bounded number of images ahead.
 
 Threads are enough: Pillow gives the interpreter lock back while it decodes and resizes, and hashing
-and reading do too.
+and reading do too. What decodes in another process (:mod:`featx.images.isolation`) is waited for in one.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ import numpy as np
 from PIL import Image
 
 from featx.errors import ImageError
-from featx.images.decoding import POLICY, check_policy, decode, decode_for
-from featx.images.geometry import prepare
-from featx.images.scaling import Box
-from featx.images.sources import RawImage, Source
+from featx.images.decoding import POLICY, check_policy, decode
+from featx.images.items import RawImage
+from featx.images.preparing import PreparedImage, prepare_image
+from featx.images.reading import require_allowed
+from featx.images.sources import Source
 from featx.records import ImageRecord, Pixels, Preprocess
 
 AHEAD_BYTES = 256 * 2**20
 """Decoded pixels that may wait for the network, in bytes."""
-
-SMALLEST_HASHED = 32
-"""Side in pixels below which an image has no perceptual hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +39,8 @@ class LoadedImage:
         Position of the record in what was given to :func:`load`.
     digest : bytes
         SHA-256 of the encoded bytes, 32 bytes; empty if the file could not be read.
-    pixels : ndarray of uint8, (image_size, image_size, 3), or None
+    prepared : PreparedImage or None
         None if the caller did not claim the digest, or if ``reason`` says why not.
-    phash : int
-        64-bit difference hash of the whole image; 0 without pixels, or for a very small image.
     reason : str
         Why the image cannot be used; empty if it can.
     waited : float
@@ -53,10 +49,14 @@ class LoadedImage:
 
     index: int
     digest: bytes
-    pixels: Pixels | None = None
-    phash: int = 0
+    prepared: PreparedImage | None = None
     reason: str = ""
     waited: float = 0.0
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """Pixels for the network, (image_size, image_size, 3), if the image was prepared."""
+        return self.prepared.pixels if self.prepared is not None else None
 
 
 class Loader:
@@ -106,15 +106,18 @@ class Loader:
                 return LoadedImage(index, before[2])
             claimed = before[2]
         try:
+            require_allowed(record.size)
             wall, processor = time.perf_counter(), time.thread_time()
             raw = self._source.read(record)
             waited = time.perf_counter() - wall - (time.thread_time() - processor)
+            if isinstance(raw, bytes):
+                require_allowed(len(raw))
             digest = digest_of(raw)
             if digest != claimed and not self._wants(digest):
                 return LoadedImage(index, digest, waited=waited)
-            image, box = decode_for(raw, self._preprocess, self._decoding)
-            pixels = prepare(image, self._preprocess, box)
-            return LoadedImage(index, digest, pixels, difference_hash(image, box), waited=waited)
+            return LoadedImage(
+                index, digest, prepare_image(raw, self._preprocess, self._decoding), waited=waited
+            )
         except ImageError as error:
             return LoadedImage(index, digest, reason=str(error))
         except MemoryError:
@@ -202,27 +205,6 @@ def digest_of(raw: RawImage) -> bytes:
     array = np.asarray(decode(raw) if isinstance(raw, Image.Image) else raw)
     header = f"{array.dtype.str}{array.shape}".encode()
     return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).digest()
-
-
-def difference_hash(image: Image.Image, box: Box | None = None) -> int:
-    """Give the 64-bit difference hash: which of 8×8 cells are darker than the one to their left.
-
-    Similar pictures differ in few bits. An image with a side below :data:`SMALLEST_HASHED` has the hash
-    0, which means none: 9×8 cells of so few pixels are alike for pictures that are not. ``box`` is where
-    the photo lies in an image that its decoder scaled: bits of cells that are nearly alike may differ then.
-
-    Source: N. Krawetz, "Kind of Like That", The Hacker Factor Blog, 2013.
-
-    Examples
-    --------
-    >>> ramp = Image.linear_gradient("L").rotate(90)
-    >>> f"{difference_hash(ramp.convert('RGB')):016x}"
-    'ffffffffffffffff'
-    """
-    if min(image.size) < SMALLEST_HASHED:
-        return 0
-    grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX, box).convert("L"), dtype=np.int16)
-    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
 
 
 def default_workers() -> int:

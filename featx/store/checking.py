@@ -32,13 +32,14 @@ from featx.store.schema import (
     check_layers,
     parse_attributes,
 )
+from featx.store.shapes import SHAPE_FIELDS
 
 __all__ = ["Contents", "Region", "inspect"]
 
 _BLOCK = 8 << 20
 _DIGEST = np.dtype(np.uint8)
 _PLACE = np.dtype("<i8")
-_NUMBERS = {**NUMBER_FIELDS, "rows": np.dtype("<i8")}
+_NUMBERS = {**NUMBER_FIELDS, **SHAPE_FIELDS, "rows": np.dtype("<i8")}
 Kind = Literal["store", "part", "index"]
 _MEMBERS: Mapping[Kind, tuple[str, ...]] = {
     "store": ("images", "features", "skipped"),
@@ -150,7 +151,7 @@ class _Walk(Objects):
         space = self.space(meta)
         if kind != "part":
             images = self.group(h5, "images")
-            fields = ("digest", *TEXT_FIELDS, *NUMBER_FIELDS)
+            fields = ("digest", *TEXT_FIELDS, *NUMBER_FIELDS, *_shape_fields(images))
             self.members(images, (*fields, "columns"))
             rows = self.table(images, fields)
             columns = self.group(images, "columns")
@@ -162,8 +163,9 @@ class _Walk(Objects):
             self.table(skipped, ("name", "digest", "reason"))
         else:
             group = self.group(h5, "rows")
-            self.members(group, ("digest", "phash"))
-            rows = self.table(group, ("digest", "phash"))
+            fields = ("digest", "phash", *_shape_fields(group))
+            self.members(group, fields)
+            rows = self.table(group, fields)
         if kind == "index":
             layers = self.index(h5, rows, meta)
             self.require_own_bytes()
@@ -273,3 +275,9 @@ class _Walk(Objects):
         if space.key != meta["space_key"]:
             raise self.refuse("its space_key is not that of its space")
         return space
+
+
+def _shape_fields(group: h5py.Group) -> tuple[str, ...]:
+    """Name the fields of sizes and modes that a group must have: all, or none if none is there."""
+    # From its list of names: to ask whether it has one would follow a link.
+    return tuple(SHAPE_FIELDS) if SHAPE_FIELDS.keys() & set(group) else ()

@@ -47,10 +47,10 @@ def export(store: FeatureStore, path: Path, *, overwrite: bool = False) -> Path:
 
     ``.npz``
         ``X`` for a store of one layer, ``X:NODE:POOL`` for each layer otherwise, in the stored
-        dtype; ``layers``, ``y``, ``names``, ``splits``, ``groups`` (fixed-width text), ``digests``
-        (n, 32) and ``phashes`` (n,); ``columns``, the names of the further columns, and
-        ``column:NAME`` for each; ``space`` (JSON), ``skipped_names`` and ``skipped_reasons``. Loads
-        without pickle.
+        dtype; ``layers``, ``y``, ``names``, ``splits``, ``groups``, ``modes`` (fixed-width text),
+        ``digests`` (n, 32), ``phashes``, ``widths`` and ``heights`` (n,); ``columns``, the names of
+        the further columns, and ``column:NAME`` for each; ``space`` (JSON), ``skipped_names`` and
+        ``skipped_reasons``. Loads without pickle.
     ``.csv``
         One line an image: ``name``, ``label``, ``split``, ``group``, ``digest`` (hexadecimal), the
         further columns (as ``column:NAME`` where the name is one of the others), then the features
@@ -151,7 +151,7 @@ def _write_store(store: FeatureStore, path: Path) -> None:
         IndexRow(record, digest.tobytes())
         for record, digest in zip(store.records, store.digests, strict=True)
     ]
-    table, columns = images_table(images, store.phashes)
+    table, columns = images_table(images, store.phashes, store.shapes)
     measured = {name: store.meta[name] for name in ("seconds", "peak_memory_bytes")}
     lock = WriterLock(path)
     lock.acquire()
@@ -184,6 +184,7 @@ def _write_npz(store: FeatureStore, stream: io.BufferedWriter[_Stream]) -> None:
         "names": store.names,
         "splits": store.splits,
         "groups": store.groups,
+        "modes": store.modes,
         "columns": list(store.columns),
         "skipped_names": [item.name for item in store.skipped],
         "skipped_reasons": [item.reason for item in store.skipped],
@@ -193,6 +194,7 @@ def _write_npz(store: FeatureStore, stream: io.BufferedWriter[_Stream]) -> None:
     arrays |= {key: np.array(list(values), dtype=np.str_) for key, values in texts.items()}
     arrays["space"] = np.array(store.space.canonical)
     arrays |= {"digests": store.digests, "phashes": store.phashes}
+    arrays |= {"widths": store.widths, "heights": store.heights}
     np.savez(stream, **arrays)  # type: ignore[arg-type,unused-ignore]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.records import ImageRecord, SkippedImage
-from featx.store.schema import column_of_dataset
+from featx.store.schema import column_of_dataset, decode_text
+from featx.store.shapes import Shapes
 from featx.store.storefile import StoreFile
 
 __all__ = ["ImageIndex"]
@@ -59,6 +60,30 @@ class ImageIndex:
     def phashes(self) -> NDArray[np.uint64]:
         """Perceptual hash of each image; shape (n,), uint64."""
         return self._file.read("images/phash")
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """Size and mode of each image as they stand in the file."""
+        return self._file.read_shapes("images")
+
+    @property
+    def widths(self) -> NDArray[np.uint32]:
+        """Width of each upright image in pixels, 0 if unknown; shape (n,)."""
+        return self.shapes.widths
+
+    @property
+    def heights(self) -> NDArray[np.uint32]:
+        """Height of each upright image in pixels, 0 if unknown; shape (n,)."""
+        return self.shapes.heights
+
+    @cached_property
+    def modes(self) -> NDArray[np.object_]:
+        """Pillow's name of what the file of each image holds, str, ``""`` if unknown; shape (n,)."""
+        # As numbers, which sort faster than text.
+        keys, codes = np.unique(self.shapes.modes.view(np.uint64), return_inverse=True)
+        texts = np.empty(len(keys), dtype=object)
+        texts[:] = [decode_text(mode) for mode in keys.view("S8").tolist()]
+        return texts[codes]
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:

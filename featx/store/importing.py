@@ -25,6 +25,7 @@ from featx.store.schema import (
     root_attributes,
     skipped_table,
 )
+from featx.store.shapes import Shapes
 from featx.store.skeleton import write_file
 from featx.store.storefile import StoreFile
 
@@ -47,6 +48,9 @@ def write_arrays(
     phashes: NDArray[np.uint64] | None,
     backbone: str,
     overwrite: bool,
+    widths: Values | None = None,
+    heights: Values | None = None,
+    modes: Values | None = None,
     columns: Mapping[str, Values] | None = None,
     origin: Mapping[str, Any] | None = None,
     imported_from: str = "",
@@ -60,6 +64,8 @@ def write_arrays(
     ----------
     path, X, y, names, splits, groups, digests, phashes, backbone, overwrite
         As there.
+    widths, heights, modes : sequence of length n, optional
+        As :meth:`featx.store.partswriter.PartsWriter.add` takes them.
     columns : mapping of str to sequence of length n, optional
         Further columns by name.
     origin : mapping, optional
@@ -104,7 +110,8 @@ def write_arrays(
             yield block
 
     images = _index(count, y, names, splits, groups, digests, columns or {})
-    table, column_table = images_table(images, _phashes(images, phashes))
+    shapes = Shapes.of(count, widths, heights, modes)
+    table, column_table = images_table(images, _phashes(images, phashes), shapes)
     known = (p for p in get_args(Precision) if origin is not None and origin.get("precision") == p)
     precision: Precision = next(known, "fp32")
     weights = {"digest": _digest(layers, blocks)}

@@ -24,6 +24,7 @@ from featx.sharding import Shard
 from featx.store.directory import index_path, list_shards, named_parts, shard_index
 from featx.store.locking import WriterLock
 from featx.store.schema import IndexRow, Table, encode_text, images_table, root_attributes, skipped_table
+from featx.store.shapes import Shapes
 from featx.store.skeleton import write_file
 from featx.store.storefile import StoreFile
 from featx.store.userblock import NewerFormatError
@@ -54,6 +55,7 @@ def write_shard_index(
     attributes: Mapping[str, bytes | int | float],
     images: Sequence[IndexRow],
     phashes: NDArray[np.uint64],
+    shapes: Shapes,
     skipped: Sequence[SkippedImage],
     order: tuple[Sequence[int], Sequence[int]],
     layers: Sequence[LayerInfo],
@@ -69,7 +71,7 @@ def write_shard_index(
         The file.
     attributes : mapping
         As :func:`~featx.store.schema.root_attributes` gives them.
-    images, phashes, skipped
+    images, phashes, shapes, skipped
         What the tables hold.
     order : pair of sequences of int
         Positions of the images and of the skipped ones in the listing of the source.
@@ -82,7 +84,7 @@ def write_shard_index(
     lock : WriterLock
         Confirmed before the index is published.
     """
-    table, columns = images_table(images, phashes)
+    table, columns = images_table(images, phashes, shapes)
     tables: dict[str, Table] = {
         "images": table,
         "images/columns": columns,
@@ -231,16 +233,14 @@ def _entries(file: StoreFile) -> list[PartEntry]:
 
 
 def _reordered(files: Sequence[StoreFile], group: str, order: NDArray[np.int64]) -> Table:
-    """Put the rows of a table of several files in order; a column that one lacks is empty there."""
+    """Put the rows of a table of several files in order; what one lacks is empty there, or 0."""
     names = dict.fromkeys(name for file in files for name in file.names_in(group))
     table: dict[str, list[bytes] | NDArray[Any]] = {}
     for name in names:
-        pieces = []
-        for file in files:
-            if name in file.names_in(group):
-                pieces.append(file.read(f"{group}/{name}"))
-            else:
-                pieces.append(np.full(file.contents.rows, b"", dtype=object))
+        there = {file: file.read(f"{group}/{name}") for file in files if name in file.names_in(group)}
+        dtype = next(iter(there.values())).dtype
+        nothing = 0 if dtype.kind in "iu" else b""
+        pieces = [there.get(file, np.full(file.contents.rows, nothing, dtype)) for file in files]
         values = np.concatenate(pieces)[order]
         table[name] = values.tolist() if values.dtype == object else values
     return table

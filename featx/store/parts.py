@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featx.records import LayerInfo, Space
 from featx.store.schema import check_layers, root_attributes
+from featx.store.shapes import Shapes
 from featx.store.skeleton import write_file
 
 __all__ = ["part_number", "write_part"]
@@ -30,6 +31,7 @@ def write_part(
     space: Space,
     layers: Sequence[LayerInfo],
     *,
+    shapes: Shapes | None = None,
     request: Mapping[str, Any] | None = None,
     source: str = "",
     seconds: float = 0.0,
@@ -52,6 +54,8 @@ def write_part(
         What the embeddings are.
     layers : sequence of LayerInfo
         The layers of ``features``.
+    shapes : Shapes, optional
+        Sizes and modes of the images; unknown by default.
     request, source : mapping, str
         Kept as provenance.
     seconds : float
@@ -76,10 +80,15 @@ def write_part(
         values = features[layer.name]
         return [values] if isinstance(values, np.ndarray) else values
 
+    rows = {
+        "digest": np.asarray(digests, np.uint8),
+        "phash": np.asarray(phashes, "<u8"),
+        **(shapes or Shapes.of(len(digests))).datasets(),
+    }
     write_file(
         path,
         attributes=root_attributes(space, request or {}, source, {"seconds": seconds}),
-        tables={"rows": {"digest": np.asarray(digests, np.uint8), "phash": np.asarray(phashes, "<u8")}},
+        tables={"rows": rows},
         layers=layers,
         rows=len(digests),
         dtype=np.dtype(space.store_dtype).newbyteorder("<"),

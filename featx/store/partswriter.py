@@ -14,27 +14,27 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import StoreError
 from featx.files import disk_errors
 from featx.records import LayerInfo, SkippedImage, Space, escape_name
+from featx.store.digests import DigestSet
 from featx.store.gathering import OpenFiles, gather
 from featx.store.locking import WriterLock
 from featx.store.parts import write_part
 from featx.store.rounding import round_rows
-from featx.store.rowindex import RowIndex, RowSource
+from featx.store.rowindex import Places, RowIndex, RowSource
 from featx.store.schema import DIGEST_SIZE, IndexRow, check_layers
+from featx.store.shapes import Shapes
 
-__all__ = ["PartsWriter", "Places"]
-
-Places = tuple[NDArray[np.int32], NDArray[np.int64]]
-"""For each image, the number of the source and the row in it, as :meth:`RowIndex.locate` gives them."""
+__all__ = ["PartsWriter"]
 
 
 class _Batch(NamedTuple):
     digests: NDArray[np.uint8]
     phashes: NDArray[np.uint64]
+    shapes: Shapes
     rows: list[NDArray[Any]]
 
     @property
@@ -71,7 +71,7 @@ class PartsWriter(ABC):
 
     Attributes
     ----------
-    known : set of bytes
+    known : DigestSet
         Digests that had a row for all of ``layers`` when the writer was entered.
     removed : int
         After :meth:`finish`: images of the earlier store that the source does not have any more.
@@ -105,7 +105,7 @@ class PartsWriter(ABC):
         self.overwrite = overwrite
         self.flush_seconds = flush_seconds
         self.flush_bytes = flush_bytes
-        self.known: set[bytes] = set()
+        self.known = DigestSet()
         self.notes: list[str] = []
         self.removed = 0
         self._n_earlier = 0
@@ -172,6 +172,10 @@ class PartsWriter(ABC):
         digests: NDArray[np.uint8],
         phashes: NDArray[np.uint64],
         features: Mapping[str, NDArray[np.float32]],
+        *,
+        widths: ArrayLike | None = None,
+        heights: ArrayLike | None = None,
+        modes: ArrayLike | None = None,
     ) -> None:
         """Take finished rows; writes a part when one is due.
 
@@ -183,6 +187,10 @@ class PartsWriter(ABC):
             Perceptual hashes.
         features : mapping of str to ndarray of shape (k, dim), float32
             One array for every layer, by layer name; finite.
+        widths, heights : array-like of shape (k,), int, optional
+            Of the upright images in their full size, in pixels; 0 where unknown.
+        modes : array-like of shape (k,), str or bytes, optional
+            Pillow's names of what the files hold; empty where unknown.
 
         Raises
         ------
@@ -201,11 +209,12 @@ class PartsWriter(ABC):
         names = [layer.name for layer in self.layers]
         if set(features) != set(names):
             raise StoreError(f"Got rows of the layers {sorted(features)}, expected {sorted(names)}")
+        shapes = Shapes.of(count, widths, heights, modes)
         if not count:
             return
         cast = [self._cast(layer, features[layer.name], digests) for layer in self.layers]
         # In one step, so that a signal leaves whole batches only.
-        self._batches.append(_Batch(digests.copy(), np.array(phashes, np.uint64), cast))
+        self._batches.append(_Batch(digests.copy(), np.array(phashes, np.uint64), shapes, cast))
         waiting = sum(batch.nbytes for batch in self._batches)
         if waiting >= self.flush_bytes or time.monotonic() - self._since >= self.flush_seconds:
             self.flush()
@@ -231,6 +240,7 @@ class PartsWriter(ABC):
             },
             self.space,
             self.layers,
+            shapes=Shapes.join(batch.shapes for batch in self._batches),
             request=self.request,
             source=self.source,
             seconds=time.monotonic() - self._since,
@@ -250,7 +260,7 @@ class PartsWriter(ABC):
 
     def _forget_rows(self) -> None:
         self._index.sources.clear()
-        self.known = set()
+        self.known = DigestSet()
         self._n_earlier = 0
 
     def partly_known(self, layers: Sequence[LayerInfo]) -> set[bytes]:
@@ -317,14 +327,6 @@ class PartsWriter(ABC):
                     layers.append(layer)
                     where[layer.name] = found
         return layers, where
-
-    def _phashes_at(self, where: Places) -> NDArray[np.uint64]:
-        from_, at = where
-        phashes = np.zeros(len(at), np.uint64)
-        for number, source in enumerate(self._index.sources):
-            mine = from_ == number
-            phashes[mine] = source.phashes[at[mine]]
-        return phashes
 
     def _cast(self, layer: LayerInfo, values: NDArray[Any], digests: NDArray[np.uint8]) -> NDArray[Any]:
         if values.shape != (len(digests), layer.dim):

@@ -4,13 +4,14 @@ A **store** holds an image set and its embeddings, one row per image::
 
     /           attributes: featx_format, featx_version, space, space_key, request, source, created,
                 seconds, peak_memory_bytes
-    /images/    name, digest (n, 32), size, mtime_ns, phash, label, split, group, columns/*
+    /images/    name, digest (n, 32), size, mtime_ns, phash, width, height, mode, label, split, group,
+                columns/*
     /features/  one dataset (n, d) per layer, NODE:POOL; attributes node, pool, dim
     /skipped/   name, digest (m, 32), reason
 
 A **part** holds rows that are finished, one per digest, with the same attributes::
 
-    /rows/      digest (k, 32), phash
+    /rows/      digest (k, 32), phash, width, height, mode
     /features/  as above
 
 An **index** of a directory store holds an image set whose rows lie in parts. It has the attributes of
@@ -29,6 +30,10 @@ group is the empty string, in the file and in the reader's arrays; in
 :class:`~featx.records.ImageRecord` it is None. The digest of an image that could not be read is
 all zeros in the file and ``b""`` in :class:`~featx.records.SkippedImage`. A column whose header
 holds ``/``, ``%`` or a NUL has these characters percent-encoded, since HDF5 makes a group of ``/``.
+
+Width and height are those of the upright image in its full size, in pixels, 0 if unknown; mode is
+Pillow's name of what the file holds, ASCII in 8 bytes, padded with zeros, empty if unknown. Files written
+before these three were kept have none of them, which means the same.
 """
 
 from __future__ import annotations
@@ -36,9 +41,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, overload
 from urllib.parse import unquote
 
 import h5py
@@ -48,11 +54,13 @@ from numpy.typing import NDArray
 from featx import __version__
 from featx.errors import StoreError
 from featx.records import FORMAT_VERSION, ImageRecord, LayerInfo, Pooling, SkippedImage, Space, escape_name
+from featx.store.shapes import Shapes
 
 __all__ = [
     "DIGEST_SIZE",
     "TEXT",
     "IndexRow",
+    "IndexRows",
     "Table",
     "check_layers",
     "column_of_dataset",
@@ -93,6 +101,38 @@ class IndexRow(NamedTuple):
 
     record: ImageRecord
     digest: bytes
+
+
+class IndexRows(Sequence[IndexRow]):
+    """Images of a store, each made when it is asked for.
+
+    Parameters
+    ----------
+    records : sequence of ImageRecord
+    places : ndarray of shape (n,), int
+        Which of them.
+    digests : ndarray of shape (n, 32), uint8
+    """
+
+    def __init__(
+        self, records: Sequence[ImageRecord], places: NDArray[np.int64], digests: NDArray[np.uint8]
+    ) -> None:
+        self.digests = digests
+        self._records, self._places = records, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> IndexRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> IndexRows: ...
+
+    def __getitem__(self, index: int | slice) -> IndexRow | IndexRows:
+        if isinstance(index, slice):
+            return IndexRows(self._records, self._places[index], self.digests[index])
+        return IndexRow(self._records[int(self._places[index])], self.digests[index].tobytes())
 
 
 def check_layers(layers: Sequence[LayerInfo]) -> None:
@@ -175,10 +215,6 @@ def _encode_name(name: str) -> bytes:
     return data
 
 
-def _encode_all(texts: Iterable[str | None], what: str) -> Text:
-    return [encode_text(text or "", what) for text in texts]
-
-
 def _dataset_of_column(column: str) -> bytes:
     quoted = re.sub(r"[%/\0]", lambda match: f"%{ord(match[0]):02X}", column)
     # HDF5 reads "" and "." as the group itself; a lone "%" is nobody else's name.
@@ -209,6 +245,8 @@ def digest_rows(images: Sequence[IndexRow]) -> NDArray[np.uint8]:
     StoreError
         If one is no SHA-256.
     """
+    if isinstance(images, IndexRows):
+        return images.digests
     for row in images:
         if len(row.digest) != DIGEST_SIZE:
             raise StoreError(
@@ -218,7 +256,9 @@ def digest_rows(images: Sequence[IndexRow]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(row.digest for row in images), np.uint8).reshape(-1, DIGEST_SIZE)
 
 
-def images_table(images: Sequence[IndexRow], phashes: NDArray[np.uint64]) -> tuple[Table, Table]:
+def images_table(
+    images: Sequence[IndexRow], phashes: NDArray[np.uint64], shapes: Shapes
+) -> tuple[Table, Table]:
     """Build ``/images`` and ``/images/columns`` from the rows of the index.
 
     Parameters
@@ -227,36 +267,64 @@ def images_table(images: Sequence[IndexRow], phashes: NDArray[np.uint64]) -> tup
         In the order of the rows.
     phashes : ndarray of shape (n,), uint64
         Perceptual hashes.
+    shapes : Shapes
+        Sizes and modes.
 
     Raises
     ------
     StoreError
         If a digest is no SHA-256, a name stands twice, or a text cannot be stored.
     """
-    records = [row.record for row in images]
-    seen: set[str] = set()
-    for record in records:
-        if record.name in seen:
-            raise StoreError(f"The name {escape_name(record.name)!r} stands twice; names must differ")
-        seen.add(record.name)
+    names: Text = []
+    texts = {field: _Encoder(field) for field in ("label", "split", "group")}
+    columns: dict[str, _Encoder] = {}
+    numbers = {field: np.zeros(len(images), NUMBER_FIELDS[field]) for field in ("size", "mtime_ns")}
+    for place, (record, _) in enumerate(images):
+        names.append(_encode_name(record.name))
+        for field, encoder in texts.items():
+            encoder.append(getattr(record, field))
+        for name in record.columns:
+            if name not in columns:
+                columns[name] = _Encoder("column value", [b""] * place)
+        for name, encoder in columns.items():
+            encoder.append(record.columns.get(name))
+        numbers["size"][place], numbers["mtime_ns"][place] = record.size, record.mtime_ns
+    _require_different(names)
     table: dict[str, Text | NDArray[Any]] = {
-        "name": [_encode_name(record.name) for record in records],
+        "name": names,
         "digest": digest_rows(images),
-        "size": np.array([record.size for record in records], NUMBER_FIELDS["size"]),
-        "mtime_ns": np.array([record.mtime_ns for record in records], NUMBER_FIELDS["mtime_ns"]),
+        **numbers,
         "phash": np.asarray(phashes, NUMBER_FIELDS["phash"]),
-        "label": _encode_all((record.label for record in records), "label"),
-        "split": _encode_all((record.split for record in records), "split"),
-        "group": _encode_all((record.group for record in records), "group"),
+        **shapes.datasets(),
+        **{field: encoder.encoded for field, encoder in texts.items()},
     }
-    names = dict.fromkeys(name for record in records for name in record.columns)
-    columns = {
-        decode_text(_dataset_of_column(name)): _encode_all(
-            (r.columns.get(name) for r in records), "column value"
-        )
-        for name in names
-    }
-    return table, columns
+    return table, {decode_text(_dataset_of_column(name)): columns[name].encoded for name in columns}
+
+
+class _Encoder:
+    """A column of texts as bytes; equal texts are one object."""
+
+    def __init__(self, what: str, encoded: Text | None = None) -> None:
+        self.encoded: Text = encoded if encoded is not None else []
+        self._what = what
+        self._known: dict[str | None, bytes] = {None: b""}
+
+    def append(self, text: str | None) -> None:
+        data = self._known.get(text)
+        if data is None:
+            data = self._known[text] = encode_text(text or "", self._what)
+        self.encoded.append(data)
+
+
+def _require_different(names: Text) -> None:
+    """Refuse a name that stands twice; a hash of each is enough to see that none does."""
+    hashes = np.sort(np.fromiter(map(hash, names), np.int64, len(names)))
+    if not (hashes[1:] == hashes[:-1]).any():
+        return
+    for name, count in Counter(names).items():
+        if count > 1:
+            shown = escape_name(os.fsdecode(name))
+            raise StoreError(f"The name {shown!r} stands twice; names must differ")
 
 
 def skipped_table(skipped: Sequence[SkippedImage]) -> Table:

@@ -23,6 +23,7 @@ from featx.records import Progress, ProgressCallback
 from featx.store.checking import Contents, Region, inspect
 from featx.store.heap import GuardedFile, check_references
 from featx.store.schema import decode_text
+from featx.store.shapes import SHAPE_FIELDS, Shapes
 from featx.store.userblock import REMEDY, Header, check_bytes, read_header
 
 __all__ = ["StoreFile", "count_bytes"]
@@ -141,7 +142,8 @@ class StoreFile:
         with self.h5() as h5:
             try:
                 dataset = h5[name]
-                if h5py.check_string_dtype(dataset.dtype):
+                text = h5py.check_string_dtype(dataset.dtype)
+                if text is not None and text.length is None:
                     check_references(dataset, self.raw, self.path)
                 values: NDArray[Any] = dataset[()]
             except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
@@ -161,6 +163,13 @@ class StoreFile:
         texts = np.empty(len(raw), dtype=object)
         texts[:] = [decode_text(value) for value in raw]
         return texts
+
+    def read_shapes(self, group: str) -> Shapes:
+        """Read sizes and modes, in ``images`` or ``rows``; unknown if the file has none."""
+        with self.h5():
+            if SHAPE_FIELDS.keys() <= set(self.names_in(group)):
+                return Shapes(*(self.read(f"{group}/{name}") for name in SHAPE_FIELDS))
+        return Shapes.of(self.contents.rows)
 
     def blocks(self, region: Region) -> Iterator[NDArray[Any]]:
         """Read the rows of a layer in bounded blocks."""

@@ -114,7 +114,8 @@ def _check_index(store: FeatureStore) -> list[str]:
     if len(set(store.names)) != len(store):
         return [f"{store.path} is damaged: a name stands twice; {REMEDY}"]
     columns = (store.y, store.splits, store.groups, store.sizes, store.mtimes_ns, *store.columns.values())
-    if any(len(values) != len(store) for values in (*columns, store.phashes, store.digests)):
+    arrays = (*columns, *store.shapes, store.modes, store.phashes, store.digests)
+    if any(len(values) != len(store) for values in arrays):
         return [f"{store.path} is damaged: its index is incomplete; {REMEDY}"]
     if not all(item.reason for item in store.skipped):
         return [f"{store.path} is damaged: an image is skipped without a reason; {REMEDY}"]

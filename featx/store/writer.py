@@ -128,7 +128,8 @@ class StoreWriter(PartsWriter):
         layers, where = self._locate(images, digest_rows(images), kept)
         self._refuse_loss(images)
         measured = self._with_earlier_seconds(provenance, where)
-        table, columns = images_table(images, self._phashes_at(where[self.layers[0].name]))
+        phashes = self._index.phashes_at(where[self.layers[0].name])
+        table, columns = images_table(images, phashes, self._index.shapes_at([*where.values()]))
         with OpenFiles() as files:
 
             def close_and_confirm() -> None:

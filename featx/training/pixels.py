@@ -90,14 +90,14 @@ def load_images(
     phashes: list[int] = []
     skipped: list[SkippedImage] = []
     for item in load(source, records, preprocess, workers=workers):
-        if item.pixels is None:
+        if item.prepared is None:
             skipped.append(SkippedImage(records[item.index].name, item.digest, item.reason))
             _check_skipped(skipped, len(records), max_skip)
         else:
-            pixels[len(kept)] = item.pixels
+            pixels[len(kept)] = item.prepared.pixels
             kept.append(item.index)
             digests.append(item.digest)
-            phashes.append(item.phash)
+            phashes.append(item.prepared.phash)
         if on_progress is not None:
             on_progress(Progress("decode", item.index + 1, len(records)))
     used = [records[index] for index in kept]

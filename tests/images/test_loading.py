@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featx.images.loading import difference_hash, digest_of, load
+from featx.images import reading
+from featx.images.decoding import MAX_PIXELS
+from featx.images.loading import digest_of, load
+from featx.images.preparing import difference_hash
 from featx.images.sources import list_images, open_source
 from featx.records import Preprocess
 
@@ -143,3 +146,31 @@ def test_the_difference_hash_sees_what_is_in_the_box():
     wide.paste(picture, (70, 0))
     assert difference_hash(wide, (70, 0, 160, 80)) == difference_hash(picture)
     assert difference_hash(wide) != difference_hash(picture)
+
+
+class TestTooLarge:
+    @pytest.fixture
+    def limited(self, folder, monkeypatch):
+        monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", 1000)
+        (folder / "a" / "05.png").write_bytes(png(5) + bytes(1000))
+        return folder
+
+    def test_what_is_listed_so_is_not_read(self, limited):
+        source = open_source(limited)
+        read, original = [], source.read
+        source.read = lambda record: read.append(record.name) or original(record)
+        loaded = list(load(source, list_images(source), SMALL, workers=1))
+        reason = f"{len(png(5)) + 1000:,} bytes: an image may have 1,000 at most"
+        assert [(item.index, item.reason) for item in loaded if item.reason] == [(5, reason)]
+        assert "a/05.png" not in read
+        assert len(read) == 39
+
+    def test_what_is_not_listed_is_not_decoded(self, limited):
+        source = open_source([limited / "a" / "05.png", limited / "a" / "06.png"])
+        first, second = load(source, list_images(source), SMALL, workers=1)
+        assert "an image may have 1,000 at most" in first.reason
+        assert first.digest == b""
+        assert second.pixels is not None
+
+    def test_the_largest_picture_of_16_bits_fits_without_compression(self):
+        assert reading.MAX_IMAGE_BYTES >= 6 * MAX_PIXELS

@@ -174,7 +174,7 @@ def test_a_path_may_be_bytes(tmp_path):
     [
         (lambda root: root / "missing", "does not exist"),
         (lambda root: root, "holds no images"),
-        (lambda root: touch(root, "labels.csv") or root / "labels.csv", r"\.csv file"),
+        (lambda root: touch(root, "labels.txt") or root / "labels.txt", r"a \.txt file; expected a folder"),
         (lambda root: touch(root, "train/a/1.jpg", "more/a/1.jpg") or root, r"no splits \(more\)"),
         (lambda root: touch(root, "test/a/1.jpg", "more/a/1.jpg") or root, r"no splits \(more\)"),
         (

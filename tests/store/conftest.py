@@ -45,6 +45,15 @@ class Kit:
         features = {layer.name: np.stack([self.row(key, layer) for key in keys]) for layer in layers}
         return digests, phashes, features
 
+    def shapes(self, keys):
+        """Sizes and modes that depend on the key alone, as a writer takes them."""
+        bytes_of = [self.digest(key)[:3] for key in keys]
+        return {
+            "widths": [1 + first for first, _, _ in bytes_of],
+            "heights": [1 + second for _, second, _ in bytes_of],
+            "modes": [("RGB", "L", "I;16")[third % 3] for _, _, third in bytes_of],
+        }
+
     def row(self, key, layer):
         seed = int.from_bytes(hashlib.sha256(f"{key} {layer.name}".encode()).digest()[:4], "big")
         return np.random.default_rng(seed).normal(size=layer.dim).astype(np.float32)
@@ -73,7 +82,9 @@ class Kit:
         with self.writer(path, layers, **options) as writer:
             todo = [key for key in dict.fromkeys(keys) if self.digest(key) not in writer.known]
             for start in range(0, len(todo), 4):
-                writer.add(*self.rows(todo[start : start + 4], layers))
+                writer.add(
+                    *self.rows(todo[start : start + 4], layers), **self.shapes(todo[start : start + 4])
+                )
             writer.finish(self.images(keys), list(skipped), {"seconds": 1.5, "peak_memory_bytes": 7})
         return len(todo)
 
@@ -112,7 +123,7 @@ class Kit:
     def awkward_store(self, path):
         images = self.awkward_images()
         with self.writer(path) as writer:
-            writer.add(*self.rows(range(len(images))))
+            writer.add(*self.rows(range(len(images))), **self.shapes(range(len(images))))
             skipped = [
                 SkippedImage("a\nb.txt", self.digest("x"), "no image"),
                 SkippedImage(os.fsdecode(b"\xff.jpg"), b"", "cannot be read"),

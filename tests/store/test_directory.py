@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import featx
 from featx.errors import NotAStoreError, StoreError
-from featx.images.sources import FolderSource
+from featx.images.folders import FolderSource
 from featx.records import ImageRecord
 from featx.sharding import Shard
 from featx.store.directory import (

@@ -323,7 +323,8 @@ class TestOverwrite:
             assert contents(root) == before
             mine = PICTURES.of(Shard(1, 2))
             keys = list(dict.fromkeys(PICTURES.keys[record.name] for record in mine))
-            writer.add(*kit.rows([key for key in keys if key is not None]))
+            keys = [key for key in keys if key is not None]
+            writer.add(*kit.rows(keys), **kit.shapes(keys))
             assert finish_shard(kit, writer, mine, PICTURES) == root
         assert contents(root) == one_file(PICTURES)
         assert len(parts(root)) == FeatureStore(root).n_parts

@@ -28,6 +28,10 @@ def test_npz_holds_everything_and_needs_no_pickle(kit, path, tmp_path):
             assert data["groups"].tolist() == store.groups.tolist()
             assert np.array_equal(data["digests"], store.digests)
             assert np.array_equal(data["phashes"], store.phashes)
+            assert np.array_equal(data["widths"], store.widths)
+            assert np.array_equal(data["heights"], store.heights)
+            assert data["modes"].tolist() == store.modes.tolist() == kit.shapes(range(6))["modes"]
+            assert store.widths.tolist() == kit.shapes(range(6))["widths"]
             assert data["layers"].tolist() == ["layer4.1:avg", "classifier.4:flatten"]
             assert data["X:layer4.1:avg"].dtype == np.float16
             assert np.array_equal(data["X:classifier.4:flatten"], kit.expected(range(6), kit.flat))

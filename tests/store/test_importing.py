@@ -8,6 +8,7 @@ import pytest
 
 from featx.errors import NotAStoreError, StoreError
 from featx.files import temporary_path
+from featx.store.importing import write_arrays
 from featx.store.reader import FeatureStore
 
 X = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -100,6 +101,23 @@ def test_an_existing_path_is_kept(path):
     assert path.read_bytes() == before
     with FeatureStore.from_arrays(path, X[:2], overwrite=True) as store:
         assert len(store) == 2
+
+
+def test_sizes_and_modes_that_are_known_are_kept(path):
+    fields = dict.fromkeys(("y", "names", "splits", "groups", "digests", "phashes"))
+    shapes = {"widths": [1, 2, 3, 4], "heights": [5, 6, 7, 8], "modes": ["L", "RGB", "", "1"]}
+    write_arrays(path, {"a": X}, **fields, **shapes, backbone="net", overwrite=False)
+    with FeatureStore(path) as store:
+        assert {name: getattr(store, name).tolist() for name in shapes} == shapes
+        store.verify()
+    with pytest.raises(StoreError, match=r"Got widths of shape \(1,\), expected \(4,\)"):
+        write_arrays(path, {"a": X}, **fields, widths=[1], backbone="net", overwrite=True)
+
+
+def test_those_of_imported_images_are_unknown(path):
+    with FeatureStore.from_arrays(path, X) as store:
+        assert store.widths.tolist() == store.heights.tolist() == [0] * 4
+        assert store.modes.tolist() == [""] * 4
 
 
 def test_a_foreign_file_is_not_overwritten(path):
