@@ -203,7 +203,7 @@ def describe_dataset(
         "unlabelled": plan.split.unlabelled,
         "notes": list(plan.split.notes),
         "skipped": [
-            {"name": escape_name(item.name), "reason": item.reason}
+            {"name": item.name, "digest": item.digest.hex(), "reason": item.reason}
             for item in {item.name: item for item in skipped}.values()
         ],
         "audit": plan.audit.to_json(),

@@ -20,7 +20,7 @@ from featx.cli.common import (
 )
 
 
-@click.command("extract", short_help="Embed every image of a folder once.")
+@click.command("extract", short_help="Embed every image of a collection once.")
 @click.argument("source")
 @click.option(
     "-o",
@@ -68,15 +68,19 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
     """Embed every image of SOURCE and keep the embeddings in a store.
 
     SOURCE is a folder with one folder of images per class; or with train, val (validation, dev) and
-    test above those; or a flat folder without labels. Run again: only what changed is computed.
+    test above those; or a flat folder without labels. Or a manifest (.csv, .tsv, .parquet: path, and label,
+    split, group if there are any), arrays (.npy, .npz), an archive (.zip, .tar, .tar.gz, .bz2, .xz), or a
+    URL of any of these. Run again: only what changed is computed.
 
     \b
     featx extract photos/ -o photos.h5
     featx extract photos/ -o vgg.h5 --backbone vgg16 --layer classifier.4
     featx extract photos/ -o mine.h5 --backbone resnet18 --weights mine.pth
+    featx extract table.csv -o photos.h5             (column path, and label)
     featx extract photos/ -o store/ --shard 0/2      (and 1/2 elsewhere)
     """  # noqa: D301 - \b is click's own mark
     import featx
+    from featx.cli.collection import audit_store, collection_notes
     from featx.cli.info import store_summary
     from featx.records import escape_name
 
@@ -86,8 +90,9 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
     run = result.summary
     if run is None:
         raise AssertionError("extract gives a summary")
+    found = audit_store(result)
     output.json(
-        store_summary(result)
+        store_summary(result, found)
         | {
             "computed": run.computed,
             "reused": run.reused,
@@ -124,6 +129,8 @@ def command(as_json: bool, store: str, source: str, **options: Any) -> None:
             output.line(f"… and {run.skipped - 5} more: `featx info {store}` lists them")
     if "shard" in result.meta:
         return  # the notes say what is missing
+    for line in collection_notes(found):
+        output.line(f"note: {line}; see `{shlex.join(['featx', 'info', store])}`")
     if classes > 1:
         output.line(f"next: {shlex.join(['featx', 'fit', store])}")
     elif classes == 1:

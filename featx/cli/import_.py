@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 TEXTS = ("y", "names", "splits", "groups")
 """The arrays beside X, one value a row."""
 
-KEYS = ("digests", "phashes")
-"""What `featx export` also writes: SHA-256 of each image (n, 32), and perceptual hash."""
+KEYS = ("digests", "phashes", "widths", "heights", "modes")
+"""What `featx export` also writes: SHA-256 of each image (n, 32), perceptual hash, size in pixels, mode."""
 
 _SINGLE = b"\x93NUMPY"
 """How a file of one array begins (NumPy Enhancement Proposal 1)."""

@@ -15,6 +15,7 @@ from featx.records import escape_name
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from featx.collection import Collection
     from featx.store.reader import FeatureStore
     from featx.store.unfinished import Unfinished
 
@@ -48,8 +49,8 @@ def what_it_is(path: Path, error: NotAStoreError) -> str:
         return str(worse)
 
 
-def store_summary(store: FeatureStore) -> dict[str, Any]:
-    """Describe a store in plain types; text is as it stands in the file, and JSON escapes it."""
+def store_summary(store: FeatureStore, found: Collection) -> dict[str, Any]:
+    """Describe a store and what was found in it in plain types; text is as it stands in the file."""
     labels = Counter(str(label) for label in store.y if label)
     splits = Counter(str(split) for split in store.splits if split)
     return {
@@ -74,6 +75,7 @@ def store_summary(store: FeatureStore) -> dict[str, Any]:
         ],
         "request": store.meta["request"],
         "precision_check": store.meta["request"].get("precision_check"),
+        "collection": found.to_json(),
     }
 
 
@@ -124,9 +126,11 @@ def _show_store_or_why_not(path: Path, output: Output) -> None:
 
 
 def _show_store(path: Path, store: FeatureStore, output: Output) -> None:
+    from featx.cli.collection import audit_store, collection_examples, collection_words
     from featx.report.wording import format_bytes, format_seconds
 
-    summary = store_summary(store)
+    found = audit_store(store)
+    summary = store_summary(store, found)
     output.json(summary)
     classes = ", ".join(f"{name} {n}" for name, n in summary["classes"].items()) or "none"
     lines = {
@@ -148,6 +152,9 @@ def _show_store(path: Path, store: FeatureStore, output: Output) -> None:
     _print_pairs(output.console, lines)
     for item in summary["skipped"]:
         output.line(escape_name(f"  {item['name']}: {item['reason']}"))
+    _print_pairs(output.console, collection_words(found))
+    for line in collection_examples(found):
+        output.line(escape_name(f"  {line}"))
 
 
 def _show_unfinished(found: Unfinished, output: Output) -> None:

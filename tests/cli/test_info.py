@@ -263,3 +263,150 @@ def test_where_nothing_was_compared_nothing_is_shown(path):
     write(path)
     assert "checked" not in pairs(run("info", path))
     assert json.loads(run("info", path, "--json").stdout)["precision_check"] is None
+
+
+def write_collection(path, images, skipped=()):
+    """Write images given as (name, content, hash, label, split, width, height, mode)."""
+    with StoreWriter(path, SPACE, [LAYER], request={}, source="photos") as writer:
+        by_content = {content: rest for _, content, *rest in images}
+        digests = np.array([[content] * 32 for content in by_content], np.uint8).reshape(-1, 32)
+        hashes, _, _, widths, heights, modes = zip(*by_content.values(), strict=True)
+        rows = {LAYER.name: np.ones((len(digests), LAYER.dim), np.float32)}
+        shapes = {"widths": widths, "heights": heights, "modes": modes}
+        writer.add(digests, np.array(hashes, np.uint64), rows, **shapes)
+        index = [
+            IndexRow(ImageRecord(name, label=label or None, split=split or None), bytes([content] * 32))
+            for name, content, _, label, split, *_ in images
+        ]
+        writer.finish(index, list(skipped), {})
+
+
+MESSY = [
+    ("train/ant/0.png", 1, 0x0F0F, "ant", "train", 640, 480, "RGB"),
+    ("train/ant/1.png", 1, 0x0F0F, "ant", "train", 640, 480, "RGB"),
+    ("train/bee/2.png", 1, 0x0F0F, "bee", "train", 640, 480, "RGB"),
+    ("test/ant/3.png", 1, 0x0F0F, "ant", "test", 640, 480, "RGB"),
+    ("train/bee/4.png", 2, 0xFF0000FF, "bee", "train", 4000, 20, "L"),
+    ("test/bee/5.png", 3, 0xFF0000FE, "bee", "test", 24, 3000, "RGB"),
+    ("train/ant/6.png", 4, 0xAAAA00000000, "ant", "train", 640, 480, "RGB"),
+]
+
+
+class TestCollection:
+    def test_what_was_found_in_80_columns(self, path):
+        write_collection(path, MESSY)
+        result = CliRunner().invoke(cli, ["info", str(path)], env={"COLUMNS": "80"})
+        assert result.exit_code == 0
+        text = result.stdout
+        start = text.index("duplicates ")
+        block = [line.rstrip() for line in text[start:].splitlines()]
+        assert all(len(line) <= 80 for line in block)
+        assert block == [
+            "duplicates       3 images repeat the bytes of others (1 group)",
+            "conflicts        1 image stands under several labels",
+            "across splits    1 image stands in several splits",
+            "near-duplicates  2 images look nearly like another (1 pair or group, 1 across",
+            "                 splits)",
+            "sizes            width 24 to 4000 (median 640), height 20 to 3000 (median 480)",
+            "                 pixels; 3 different; 2 images with a side under 32",
+            "modes            RGB 6, L 1",
+            "  same bytes: train/ant/0.png = train/ant/1.png and more",
+            "  several labels: train/ant/0.png (ant) = train/bee/2.png (bee) and more",
+            "  several splits: train/ant/0.png (train) = test/ant/3.png (test) and more",
+            "  nearly alike: train/bee/4.png ~ test/bee/5.png",
+        ]
+
+    def test_everything_stands_in_json(self, path):
+        reasons = ["not an image", "9×8 pixels are more than 7 allowed", "6×5 pixels are more than 7 allowed"]
+        write_collection(
+            path, MESSY, [SkippedImage(f"{r}.png", b"", reason) for r, reason in enumerate(reasons)]
+        )
+        found = json.loads(run("info", path, "--json").stdout)["collection"]
+        assert found["images"] == 7
+        assert found["duplicates"] == {
+            "groups": 1,
+            "images": 3,
+            "examples": [[image[0] for image in MESSY[:4]]],
+        }
+        assert found["conflicts"]["count"] == found["across_splits"]["count"] == 1
+        assert found["across_splits"]["examples"][0]["values"] == ["train", "test", "train", "train"]
+        assert found["near_duplicates"] == {
+            "count": 1,
+            "across_splits": 1,
+            "across_labels": 0,
+            "images": 2,
+            "complete": True,
+            "examples": [
+                {
+                    "names": ["train/bee/4.png", "test/bee/5.png"],
+                    "bits": 1,
+                    "labels": ["bee", "bee"],
+                    "splits": ["train", "test"],
+                }
+            ],
+        }
+        assert found["sizes"]["width"] == {"min": 24, "median": 640.0, "max": 4000}
+        assert found["modes"] == {"RGB": 6, "L": 1}
+        assert found["classes"]["counts"] == {"ant": 4, "bee": 3}
+        assert found["skipped"] == {"N×N pixels are more than N allowed": 2, "not an image": 1}
+
+    def test_nothing_found_is_one_line(self, path):
+        write_collection(path, [MESSY[0], MESSY[4]])
+        lines = pairs(run("info", path))
+        assert lines["collection"] == "no duplicates"
+        assert lines["modes"] == "RGB 1, L 1"
+        assert not {"duplicates", "conflicts", "across splits", "near-duplicates"} & set(lines)
+
+    def test_what_is_not_known_is_not_said(self, path):
+        write(path)
+        lines = pairs(run("info", path))
+        assert lines["collection"] == "no duplicates"
+        assert not {"sizes", "modes"} & set(lines)
+
+    @pytest.mark.parametrize(
+        ("sizes", "text"),
+        [
+            ([(224, 224), (224, 224)], "all 224×224 pixels"),
+            ([(9, 224), (9, 224)], "all 9×224 pixels; 2 images with a side under 32"),
+            ([(224, 50), (224, 60)], "width 224, height 50 to 60 (median 55) pixels; 2 different"),
+            ([(224, 224), (0, 0)], "all 224×224 pixels; 1 not known"),
+        ],
+    )
+    def test_sizes_in_words(self, path, sizes, text):
+        images = [(f"{n}.png", n + 1, 0, "", "", *size, "RGB") for n, size in enumerate(sizes)]
+        write_collection(path, images)
+        assert pairs(run("info", path))["sizes"] == text
+
+    def test_of_many_examples_five_are_named(self, path):
+        write_collection(path, [(f"{n}.png", n % 9 + 1, 0, "", "", 0, 0, "") for n in range(18)])
+        text = run("info", path).stdout
+        assert pairs(run("info", path))["duplicates"] == "9 images repeat the bytes of others (9 groups)"
+        assert text.count("same bytes: ") == 5
+        assert (
+            len(json.loads(run("info", path, "--json").stdout)["collection"]["duplicates"]["examples"]) == 9
+        )
+
+    def test_names_and_labels_are_no_command_to_the_terminal(self, path):
+        names = [f"{EVIL}.png", STRAY]
+        labels = [EVIL, "[red]b"]
+        write_collection(
+            path, [(name, 1, 0, label, label, 0, 0, "") for name, label in zip(names, labels, strict=True)]
+        )
+        result = run("info", path)
+        assert all(line.isprintable() for line in result.stdout.splitlines())
+        assert f"  several labels: {SHOWN}.png ({SHOWN}) = \\udcff ([red]b)" in result.stdout
+        found = json.loads(run("info", path, "--json").stdout)["collection"]
+        assert found["conflicts"]["examples"] == [{"names": names, "values": labels}]
+
+    def test_no_embedding_is_read(self, path, monkeypatch):
+        write_collection(path, MESSY)
+        for method in ("X", "take", "blocks"):
+            monkeypatch.setattr(f"featx.store.embeddings.Embeddings.{method}", None)
+        assert "duplicates" in pairs(run("info", path))
+
+    def test_a_search_that_was_ended_says_at_least(self, path, monkeypatch):
+        monkeypatch.setattr(
+            "featx.collection.lookalikes.near_pairs.__kwdefaults__", {"most_compared": 1000, "most_found": 9}
+        )
+        write_collection(path, [(f"{n}.png", n + 1, n + 1, "", "", 0, 0, "") for n in range(20)])
+        assert pairs(run("info", path))["near-duplicates"].startswith("at least ")
