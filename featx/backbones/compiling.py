@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from featx.backbones.compiled import Compiled
+from featx.backbones.graph import TRACING
 from featx.backbones.remembered import cache_directory
 from featx.files import publish
 
@@ -94,7 +95,7 @@ class Compilation:
         # A copy, because export puts other tensors into the module, which threads go on to run; contiguous,
         # because torch warns of others when it saves them.
         still = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
-        with torch.no_grad():
+        with TRACING, torch.no_grad():
             torch.export.save(torch.export.export(still, (images,), strict=False), program)
         root = str(Path(__file__).parents[2])
         self._errors = scratch / "errors.txt"

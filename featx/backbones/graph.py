@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PASSED_MODULES", "TRACE_ERRORS", "Graph", "Visit", "find_node"]
+__all__ = ["PASSED_MODULES", "TRACE_ERRORS", "TRACING", "Graph", "Visit", "find_node"]
+
+TRACING = threading.RLock()
+"""Held while torch.fx, or what is built on it, traces a network: it replaces methods of every module in the
+process meanwhile, and two that do so at once would not put the right ones back."""
 
 Visit = Callable[[str, object], None]
 """Called with the name of a node and what it gave."""

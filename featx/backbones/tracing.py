@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torchvision
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
-from featx.backbones.graph import PASSED_MODULES, TRACE_ERRORS, Graph, Visit, find_node
+from featx.backbones.graph import PASSED_MODULES, TRACE_ERRORS, TRACING, Graph, Visit, find_node
 from featx.backbones.hooks import HookedGraph
 
 __all__ = ["trace"]
@@ -52,16 +53,32 @@ def trace(model: nn.Module, image_size: int) -> Graph:
         return HookedGraph(model, image_size)
 
 
+class _Tracer(NodePathTracer):  # type: ignore[misc]
+    """Lets other threads run their networks as they are: all calls of modules come by here meanwhile."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+
 class _TracedGraph:
     """torch.fx."""
 
     def __init__(self, model: nn.Module) -> None:
         leaves = [kind for kind in vars(torchvision.ops).values() if isinstance(kind, type)]
-        tracer = NodePathTracer(
+        tracer = _Tracer(
             autowrap_modules=(math, torchvision.ops),
             leaf_modules=[kind for kind in leaves if issubclass(kind, nn.Module)],
         )
-        self._graph: fx.Graph = tracer.trace(model)
+        with TRACING:
+            self._graph: fx.Graph = tracer.trace(model)
         self._model = model
         self._names: dict[fx.Node, str] = dict(tracer.node_to_qualname)
         self._names = {node: name for node, name in self._names.items() if node.op != "output"}

@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -226,3 +228,31 @@ def test_what_follows_the_last_node_never_runs(kind, last):
         cut(torch.ones(2, 3, 8, 8))
     assert model.ran == list(range(last + 1))
     assert counter.get_total_flops() == (last + 1) * 2 * 2 * 3 * 3 * 9 * 64  # two a multiplication
+
+
+class Watched(nn.Module):
+    """Calls ``meanwhile`` while it is traced."""
+
+    def __init__(self, meanwhile):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.meanwhile = meanwhile
+
+    def forward(self, images):
+        self.meanwhile()
+        return self.conv(images)
+
+
+def test_while_a_network_is_read_other_threads_run_theirs():
+    other, images, results = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval(), torch.ones(1, 3, 4, 4), []
+    expected = other(images)
+
+    def run():
+        worker = threading.Thread(target=lambda: results.append(other(images)))
+        worker.start()
+        worker.join()
+
+    assert trace(Watched(run), 4).names == ["images", "conv"]
+    (found,) = results
+    assert torch.equal(found, expected)
+    assert torch.equal(other(images), expected)
