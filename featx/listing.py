@@ -26,6 +26,10 @@ class _Texts:
             self._texts.append(text)
         self._codes.append(code)
 
+    def seal(self) -> None:
+        """Give up what only finds texts that came before: of texts that all differ it is the larger part."""
+        self._code_of.clear()
+
     def __getitem__(self, index: int) -> str | None:
         return self._texts[self._codes[index]]
 
@@ -33,7 +37,8 @@ class _Texts:
 class Listing(Sequence[ImageRecord]):
     """Records in the order of their source; each is made when it is asked for.
 
-    A record by itself takes 300 bytes and more; here it is its name and 36 bytes.
+    A record by itself takes 300 bytes and more; here it is its name and 36 bytes, and what a text of a
+    column takes that no other record has.
 
     Parameters
     ----------
@@ -56,6 +61,8 @@ class Listing(Sequence[ImageRecord]):
         self._columns: dict[str, _Texts] = {}
         for record in records:
             self._append(record)
+        for column in (self._labels, self._splits, self._groups, *self._columns.values()):
+            column.seal()
 
     def _append(self, record: ImageRecord) -> None:
         # Any text at all: what is no file name is refused by whoever needs one.

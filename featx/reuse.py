@@ -186,13 +186,11 @@ def is_unchanged(
         return False
     there = iter(store.records)
     for record in records:
-        if record.size < 0:  # images in memory have no time of change
-            return False
         if record.name in skipped:
             if not _same_bytes(source, record, skipped[record.name].digest):
                 return False
-        elif not _is_same(record, next(there, None)):
-            return False
+        elif record.size < 0 or not _is_same(record, next(there, None)):
+            return False  # images in memory have no time of change
     return True
 
 

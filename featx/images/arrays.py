@@ -15,6 +15,7 @@ from featx.errors import ImageError, SourceError
 from featx.images.contents import Part, find_parts
 from featx.images.labels import read_labels, read_texts
 from featx.images.layout import SPLIT_FOLDERS
+from featx.images.reading import changed_ns
 from featx.images.stored import open_arrays
 from featx.records import ImageRecord, escape_name
 
@@ -68,7 +69,7 @@ class ArraySource:
         self.location = location or str(self.path.resolve())
         self._where = escape_name(location or os.fspath(path))
         try:
-            self._mtime_ns = self.path.stat().st_mtime_ns if mtime_ns is None else mtime_ns
+            self._mtime_ns = changed_ns(self.path.stat()) if mtime_ns is None else mtime_ns
         except OSError as error:
             raise SourceError(f"{self._where} cannot be read: {error.strerror or error}") from error
         self._parts, self._classes = find_parts(open_arrays(self.path, self._where), self._where)

@@ -15,6 +15,9 @@ from featx.records import ImageRecord, escape_name
 
 __all__ = ["FileSource", "FolderSource"]
 
+_OF_MACOS = b"__MACOSX"
+"""Where macOS keeps what is no content, in what it packs."""
+
 _RUN_SCHEMA = b'"featx.results/'
 """Stands at the head of a run folder's ``results.json``; other people's files of that name are no reason."""
 
@@ -23,9 +26,10 @@ class FolderSource:
     """Images under a folder: class folders, split folders with class folders, or a flat folder.
 
     Hidden files, files whose ending says that they are no images (:data:`SIDECARS`), and what featx
-    itself writes (run folders, parts of a store) are not listed. A folder reached through a symbolic
-    link is listed unless that leads in a circle; a link that leads nowhere is listed as a file of
-    unknown size, so that its absence is heard of. A file beside the split folders has no split.
+    itself writes (run folders, parts of a store) are not listed. A symbolic link to a folder is followed
+    once, and only where it leads out of the root, whose own folders are listed anyway; a link that leads
+    nowhere is listed as a file of unknown size, so that its absence is heard of. A file beside the split
+    folders has no split.
 
     Parameters
     ----------
@@ -57,7 +61,7 @@ class FolderSource:
 
     def __iter__(self) -> Iterator[ImageRecord]:
         root = os.fsencode(self.root)
-        for path in _walk(root, ()):
+        for path in _walk(root):
             name = os.fsdecode(os.path.relpath(path, root)).replace(os.sep, "/")
             label, split = self._layout.place(name)
             try:
@@ -121,15 +125,34 @@ def _scanned(folder: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
         raise SourceError(f"{_shown(folder)} cannot be listed: {error.strerror or error}") from error
 
 
-def _walk(folder: bytes, above: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
-    """Files below a folder, depth first, in byte order; ``above`` holds device and inode of the way down.
+def _walk(root: bytes) -> Iterator[bytes]:
+    """Files below a folder, depth first, in byte order; of a folder with a million only names are held.
 
-    Of a folder with a million files only the names are held.
+    A link to a folder is followed once, and only out of the root: what lies below that is listed anyway.
     """
-    status = os.stat(folder)  # noqa: PTH116 - bytes
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
+    inside = os.path.realpath(root)
+    entered = set()
+    waiting = [(root, *_names_in(root))]
+    while waiting:
+        folder, names, folders = waiting[-1]
+        if not names:
+            waiting.pop()
+            continue
+        name = names.pop()
+        path = os.path.join(folder, name)  # noqa: PTH118 - bytes
+        if name not in folders:
+            yield path
+            continue
+        if os.path.islink(path):  # noqa: PTH114 - bytes
+            target = os.path.realpath(path)
+            if target in entered or os.path.commonpath([target, inside]) in (target, inside):
+                continue
+            entered.add(target)
+        waiting.append((path, *_names_in(path)))
+
+
+def _names_in(folder: bytes) -> tuple[list[bytes], set[bytes]]:
+    """Names of what is listed of a folder, the last one first, and which of them are folders."""
     names, folders = [], set()
     with _scanned(folder) as entries:
         for entry in entries:
@@ -140,13 +163,7 @@ def _walk(folder: bytes, above: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
             elif not _is_sidecar(entry.name) and _is_file_or_lost(entry):
                 names.append(entry.name)
     names.sort(reverse=True)
-    while names:
-        name = names.pop()
-        path = os.path.join(folder, name)  # noqa: PTH118 - bytes
-        if name in folders:
-            yield from _walk(path, (*above, here))
-        else:
-            yield path
+    return names, folders
 
 
 def _is_sidecar(name: bytes) -> bool:
@@ -162,7 +179,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
 
 def _is_listed_folder(entry: os.DirEntry[bytes]) -> bool:
     """Whether this is a folder, and none that featx wrote: a source may hold the results of its own run."""
-    if not _is_folder(entry):
+    if not _is_folder(entry) or entry.name == _OF_MACOS:
         return False
     path = Path(os.fsdecode(entry.path))
     if path.name.endswith(".parts") and ".h5" in path.name:

@@ -152,8 +152,8 @@ class _Child:
             raise CannotStartError("this program has no Python interpreter of its own")
         try:
             self._process = subprocess.Popen(
-                # -I: neither the directory that this is started in nor the environment chooses what is
-                # imported. It ends when its stdin is closed, which the system does when this process ends.
+                # -I: it imports from where this process does, whatever the environment says. It ends when
+                # its stdin is closed, which the system does when this process ends.
                 [sys.executable, "-I", "-c", _START, json.dumps(_import_path())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

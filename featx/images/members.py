@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 
 from featx.errors import ImageError, SourceError
 from featx.images.layout import SIDECARS, SPLIT_FOLDERS, Layout
+from featx.images.reading import changed_ns
 from featx.listing import Listing
 from featx.records import ImageRecord, escape_name
 
@@ -86,7 +87,7 @@ class ArchiveSource(ABC):
         except OSError as error:
             raise SourceError(f"{self._shown} cannot be read: {error.strerror or error}") from error
         weakref.finalize(self, self._file.close)
-        self._mtime_ns = os.fstat(self._file.fileno()).st_mtime_ns if mtime_ns is None else mtime_ns
+        self._mtime_ns = changed_ns(os.fstat(self._file.fileno())) if mtime_ns is None else mtime_ns
 
     def __iter__(self) -> Iterator[ImageRecord]:
         return iter(self._records)

@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 from featx.errors import ImageError, SourceError
 from featx.images.layout import Layout
 from featx.images.members import is_listed
-from featx.images.reading import MAX_IMAGE_BYTES
+from featx.images.reading import MAX_IMAGE_BYTES, read_file
 from featx.images.urls import file_system, is_web, protocol_of, public_url, shown_url, told
 from featx.listing import Listing
 from featx.records import ImageRecord
@@ -183,6 +183,8 @@ def read_url(url: str, limit: int = MAX_IMAGE_BYTES) -> bytes:
         fs, path = file_system(url)
     except SourceError as error:
         raise ImageError(str(error)) from error
+    if protocol_of(url) in ("file", "local"):
+        return read_file(path)
     return _read(fs, path, is_web(url), limit)
 
 
@@ -218,7 +220,10 @@ def _read(fs: Any, path: str, web: bool, limit: int, size: int = -1) -> bytes:
             data = _read_stream(fs, path, limit)
         else:
             if size < 0:
-                size = fs.info(path).get("size") or -1
+                info = fs.info(path)
+                if info.get("type", "file") != "file":
+                    raise ImageError("is no file")
+                size = -1 if info.get("size") is None else int(info["size"])
             if size > limit:
                 raise ImageError(f"{size:,} bytes: an image may have {limit:,} at most")
             data = bytes(fs.cat_file(path))

@@ -18,7 +18,6 @@ import shutil
 import struct
 import tempfile
 import tokenize
-import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from featx.errors import SourceError
+from featx.images.reading import SharedFile
 from featx.records import escape_name
 
 __all__ = ["StoredArray", "open_arrays"]
@@ -66,22 +66,6 @@ _DAMAGE = (
 """What NumPy and zipfile raise for a file with a changed byte, depending on where it is."""
 
 
-class _File:
-    """An open file that several threads read."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self.raw = raw
-        self.lock = Lock()
-        weakref.finalize(self, raw.close)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self.raw.fileno(), size, offset)
-        with self.lock:
-            self.raw.seek(offset)
-            return self.raw.read(size)
-
-
 class StoredArray:
     """One array of a file; of its values only those asked for are in memory.
 
@@ -103,12 +87,12 @@ class StoredArray:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         fortran: bool,
-        find: Callable[[], tuple[_File, int]],
+        find: Callable[[], tuple[SharedFile, int]],
     ) -> None:
         self.called, self.shape, self.dtype = called, shape, dtype
         self._is_turned = fortran and len(shape) > 1
         self._find = find
-        self._place: tuple[_File, int] | None = None
+        self._place: tuple[SharedFile, int] | None = None
         self._lock = Lock()
 
     def __str__(self) -> str:
@@ -156,7 +140,7 @@ class StoredArray:
     def _step(self) -> int:
         return max(1, BLOCK_BYTES // max(1, self.row_bytes))
 
-    def _settle(self) -> tuple[_File, int]:
+    def _settle(self) -> tuple[SharedFile, int]:
         with self._lock:
             if self._place is None:
                 with _as_source_errors(self.called):
@@ -164,7 +148,7 @@ class StoredArray:
                     self._place = (self._turn(file, offset), 0) if self._is_turned else (file, offset)
             return self._place
 
-    def _turn(self, file: _File, offset: int) -> _File:
+    def _turn(self, file: SharedFile, offset: int) -> SharedFile:
         """Write the array in C's order, so that a row lies in one piece."""
         start = offset % mmap.ALLOCATIONGRANULARITY
         length = start + self.nbytes
@@ -213,7 +197,7 @@ def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
     ((9, 4, 4), [3, 4, 5])
     """
     with _as_source_errors(where):
-        file = _File(path.open("rb"))
+        file = SharedFile(path.open("rb"))
         magic = file.raw.read(npy.MAGIC_LEN)
         file.raw.seek(0)
         if magic.startswith(npy.MAGIC_PREFIX):
@@ -227,7 +211,7 @@ def open_arrays(path: Path, where: str) -> dict[str, StoredArray]:
         }
 
 
-def _member(file: _File, archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> StoredArray:
+def _member(file: SharedFile, archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> StoredArray:
     called = f"the array {escape_name(member.filename.removesuffix('.npy'))} of {where}"
     is_stored = member.compress_type == zipfile.ZIP_STORED
     if not is_stored and member.compress_type != zipfile.ZIP_DEFLATED:
@@ -242,7 +226,7 @@ def _member(file: _File, archive: zipfile.ZipFile, member: zipfile.ZipInfo, wher
         shape, fortran, dtype, begin = _read_header(stream, member.file_size, called)
     array_bytes = math.prod(shape) * dtype.itemsize
 
-    def find() -> tuple[_File, int]:
+    def find() -> tuple[SharedFile, int]:
         if is_stored:
             magic, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(
                 file.read_at(member.header_offset, _LOCAL_HEADER.size)
@@ -287,7 +271,7 @@ def _read_header(
 
 
 @contextmanager
-def _temporary(size: int) -> Iterator[_File]:
+def _temporary(size: int) -> Iterator[SharedFile]:
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -295,7 +279,7 @@ def _temporary(size: int) -> Iterator[_File]:
             f"{size:,} bytes have to be unpacked, and {folder} has room for {free:,}; set TMPDIR to a folder "
             "that has, or save the arrays with numpy.savez, in C's order"
         )
-    yield _File(tempfile.TemporaryFile())  # noqa: SIM115 - closed when nobody reads from it any more
+    yield SharedFile(tempfile.TemporaryFile())  # noqa: SIM115 - closed when nobody reads from it any more
 
 
 @contextmanager

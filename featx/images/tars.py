@@ -23,7 +23,7 @@ from featx.images.members import (
     judge_name,
     one_line,
 )
-from featx.images.reading import MAX_IMAGE_BYTES, too_large
+from featx.images.reading import MAX_IMAGE_BYTES, SharedFile, too_large
 
 __all__ = ["TarSource"]
 
@@ -101,6 +101,7 @@ class TarSource(ArchiveSource):
         try:
             if (stream := _decompressor(self._file)) is not None:
                 self._file = self._decompressed(stream)
+            self._shared = SharedFile(self._file)
             self._list("tar", 1, self._members())
         except OSError as error:
             raise SourceError(f"{self._shown} cannot be read: {error.strerror or error}") from error
@@ -138,7 +139,7 @@ class TarSource(ArchiveSource):
                 return
             if name:
                 yield Member(name, info.size, reason, (info.offset_data,))
-        block = os.pread(self._file.fileno(), tarfile.BLOCKSIZE, tar.offset)
+        block = self._shared.read_at(tar.offset, tarfile.BLOCKSIZE)
         if block != bytes(tarfile.BLOCKSIZE):
             # tarfile takes whatever is no header for the end; the end is a block of zeros.
             yield self._break(tar.offset, "a bad header" if block else "the mark of its end is missing")
@@ -152,7 +153,7 @@ class TarSource(ArchiveSource):
         return Member(f"({self.path.name}, byte {offset})", 0, reason, ())
 
     def _read(self, name: str, size: int, numbers: tuple[int, ...]) -> bytes:  # noqa: ARG002 - has no need of it
-        data = os.pread(self._file.fileno(), size, numbers[0])
+        data = self._shared.read_at(numbers[0], size)
         if len(data) != size:
             raise ImageError("the archive has become shorter since it was listed")
         return data

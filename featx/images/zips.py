@@ -98,6 +98,10 @@ class ZipSource(ArchiveSource):
             # A file of ours: zipfile closes it never, and reads it under a lock of its own.
             self._zip = zipfile.ZipFile(self._file)
             is_part = self._is_part()
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{self._shown} calls a name UTF-8 that is not; pack the images again, with another program"
+            ) from error
         except (*_DAMAGED, NotImplementedError) as error:
             raise SourceError(
                 f"{self._shown} is no whole zip archive ({one_line(error)}); copy or download it again"

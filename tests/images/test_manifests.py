@@ -261,14 +261,14 @@ def test_what_is_no_file_has_no_size_and_is_not_read(table, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "self").symlink_to(tmp_path / "self")
     os.mkfifo(tmp_path / "pipe")
-    names = ["folder", "pipe", "/dev/zero", "gone", "self", "x" * 300, "."]
+    names = ["folder", "pipe", "/dev/zero", "gone", "self", "x" * 300, ".", f"file://{tmp_path}/pipe"]
     source = ManifestSource(table("path\n" + "\n".join(names) + "\n"))
     records = list(source)
     assert [(record.name, record.size, record.mtime_ns) for record in records] == [
         (name, -1, -1) for name in names
     ]
     for record in records:
-        is_there = record.name in ("folder", "pipe", "/dev/zero", ".")
+        is_there = record.name in ("folder", "pipe", "/dev/zero", ".", names[-1])
         with pytest.raises(ImageError if is_there else OSError, match="^is no file$" if is_there else None):
             source.read(record)
 
