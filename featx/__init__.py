@@ -47,7 +47,7 @@ _HOMES = {
     "fit": "featx.experiment",
     "list_backbones": "featx.backbones.catalog",
     "list_heads": "featx.heads.catalog",
-    "list_nodes": "featx.backbones.network",
+    "list_nodes": "featx.backbones",
     "measure_throughput": "featx.throughput",
     "tune": "featx.heads.search",
     "write_report": "featx.report",

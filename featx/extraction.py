@@ -20,7 +20,6 @@ from featx.environment import environment, peak_memory_bytes
 from featx.errors import DriftError, FeatxError, SpaceMismatchError, UnknownNameError
 from featx.images.decoding import choose_policy
 from featx.images.sources import Source, SourceLike, list_images, open_source
-from featx.imports import collector_paused
 from featx.records import (
     PENULTIMATE,
     ExtractionSummary,
@@ -215,8 +214,7 @@ def extract(
         store_dtype = settings.store_dtype if store_dtype == "auto" else store_dtype
 
     # Late, because it loads torch.
-    with collector_paused():
-        from featx.backbones.network import load_network
+    from featx.backbones import load_network
 
     load = partial(
         load_network,

@@ -19,7 +19,6 @@ from featx.embedding import parse_layer, space_of
 from featx.errors import FeatxError, ImageError, ModelFileError, UnknownNameError, WeightsError
 from featx.images.decoding import check_policy
 from featx.images.sources import SourceLike, list_images, open_source
-from featx.imports import collector_paused
 from featx.modelfile import read_head, read_manifest, replay
 from featx.prediction import Judged, judge_in_order, name_classes
 from featx.records import (
@@ -260,8 +259,7 @@ class Model:
             check_policy(self.space.decoding)
         except UnknownNameError as error:
             raise ModelFileError(f"{self.path} was fitted on images decoded otherwise: {error}") from error
-        with collector_paused():
-            from featx.backbones.network import load_network
+        from featx.backbones import load_network
 
         try:
             network = load_network(

@@ -17,7 +17,6 @@ from featx.embedding import choose_preprocess, embed
 from featx.errors import BackboneError, FeatxError
 from featx.images.decoding import POLICY
 from featx.images.sources import Source, SourceLike, list_images, open_source
-from featx.imports import collector_paused
 from featx.records import (
     ImageRecord,
     Precision,
@@ -95,8 +94,7 @@ def classify(
         )
     opened = open_source(source)
     records = list_images(opened)
-    with collector_paused():
-        from featx.backbones.network import load_classifier
+    from featx.backbones import load_classifier
 
     network = load_classifier(
         backbone,

@@ -198,7 +198,10 @@ def _is_same(record: ImageRecord, stored: ImageRecord | None) -> bool:
     """Whether a record is what the store has; a cell that is empty there may be missing here."""
     if stored is None:
         return False
-    return replace(record, columns={**dict.fromkeys(stored.columns, ""), **record.columns}) == stored
+    return (
+        record == stored
+        or replace(record, columns={**dict.fromkeys(stored.columns, ""), **record.columns}) == stored
+    )
 
 
 def holds_all(store: FeatureStore, records: Sequence[ImageRecord]) -> bool:

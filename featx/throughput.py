@@ -23,7 +23,6 @@ from featx.images.decoding import POLICY, choose_policy
 from featx.images.loading import default_workers
 from featx.images.sources import SourceLike, list_images, open_source
 from featx.images.synthetic import SyntheticSource
-from featx.imports import collector_paused
 from featx.measuring import Feed
 from featx.records import (
     LayerSpec,
@@ -200,8 +199,7 @@ def measure_throughput(
     places = np.linspace(0, len(listed) - 1, min(images, len(listed))).round().astype(int)
 
     # Late, because it loads torch.
-    with collector_paused():
-        from featx.backbones.network import load_network
+    from featx.backbones import load_network
 
     network = load_network(
         backbone,

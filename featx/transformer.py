@@ -16,7 +16,6 @@ from featx.errors import FeatxError, ImageError
 from featx.images.decoding import choose_policy
 from featx.images.items import ImageLike, ItemsSource
 from featx.images.sources import list_images
-from featx.imports import collector_paused
 from featx.records import Precision, Preprocess, Resize, escape_name
 
 if TYPE_CHECKING:
@@ -177,8 +176,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc] #
         cached: tuple[dict[str, Any], Network] | None = getattr(self, "_network", None)
         if cached is not None and cached[0] == settings:
             return cached[1]
-        with collector_paused():
-            from featx.backbones.network import load_network
+        from featx.backbones import load_network
 
         network = load_network(
             self.backbone,

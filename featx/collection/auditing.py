@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featx.collection.coding import Coded, Contents, Texts, by_content, coded
+from featx.collection.coding import Coded, Contents, Texts, by_content, check_lengths, coded
 from featx.collection.findings import Classes, Collection, Copies, Near, Range, Same, Several, Sizes
 from featx.collection.near import find_near
-from featx.errors import DatasetError
 
 __all__ = ["SMALL_SIDE", "audit_collection"]
 
@@ -72,13 +71,7 @@ def audit_collection(
     >>> found.duplicates.examples, found.conflicts.count, found.near_duplicates.count
     ([['a/1', 'b/1']], 1, 1)
     """
-    given = (phashes, labels, splits, widths, heights, modes)
-    lengths = {len(names), len(digests)}
-    lengths |= {len(each) for each in given if each is not None}  # type: ignore[arg-type]
-    if len(lengths) != 1:
-        raise DatasetError(
-            f"The audit got lists of {sorted(lengths)} entries: give one entry for each image."
-        )
+    check_lengths(names, digests, phashes, labels, splits, widths, heights, modes)
     contents = by_content(digests)
     classes, parts = coded(labels, len(names)), coded(splits, len(names))
     near = Near(0, 0, 0, 0, complete=True, examples=[])

@@ -9,9 +9,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Coded", "Contents", "Texts", "by_content", "coded"]
+from featx.errors import DatasetError
+
+__all__ = ["SAYS_NOTHING", "Coded", "Contents", "Texts", "by_content", "check_lengths", "coded"]
 
 Texts = Sequence[Any] | NDArray[Any]
+
+
+SAYS_NOTHING = np.array([0, 2**64 - 1], np.uint64)
+"""Perceptual hashes of images that are too small, or all of one grey."""
+
+
+def check_lengths(*columns: Any) -> None:
+    """Refuse columns that have not one entry for each image; None is no column.
+
+    Raises
+    ------
+    DatasetError
+        If the lengths differ.
+    """
+    lengths = {len(column) for column in columns if column is not None}
+    if len(lengths) != 1:
+        raise DatasetError(
+            f"The audit got lists of {sorted(lengths)} entries: give one entry for each image."
+        )
 
 
 class Contents(NamedTuple):

@@ -8,13 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.collection.coding import Coded, Contents
+from featx.collection.coding import SAYS_NOTHING, Coded, Contents
 from featx.collection.findings import Lookalikes, Near
 from featx.collection.lookalikes import near_pairs
 
 __all__ = ["find_near"]
-
-_SAYS_NOTHING = np.array([0, 2**64 - 1], np.uint64)
 
 
 def find_near(
@@ -38,7 +36,7 @@ def find_near(
         Examples to give, at most.
     """
     hashes = phashes[contents.first]
-    telling = np.flatnonzero(~np.isin(hashes, _SAYS_NOTHING))
+    telling = np.flatnonzero(~np.isin(hashes, SAYS_NOTHING))
     different, look_of_content = np.unique(hashes[telling], return_inverse=True)
     shared = np.flatnonzero(np.bincount(look_of_content, minlength=len(different)) > 1)
     pairs = near_pairs(different)

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featx.errors import DatasetError
+from featx.collection.coding import SAYS_NOTHING, check_lengths
+from featx.collection.lookalikes import NEAR_BITS
 
 __all__ = ["Audit", "audit"]
-
-NEAR_BITS = 3
-"""Perceptual hashes of 64 bits that differ in at most so many are of nearly the same image."""
 
 MOST_PAIRS = 2 * 10**9
 """Beyond so many (test, training) pairs, near-duplicates are not looked for (some seconds)."""
@@ -139,12 +137,7 @@ def audit(
     parts = np.asarray(roles, dtype=np.str_)
     known = np.array(["" if label is None else str(label) for label in labels], dtype=np.str_)
     codes = _codes(digests)
-    lengths = {len(names), len(codes), len(known), len(parts)}
-    lengths |= {len(each) for each in (phashes, groups) if each is not None}  # type: ignore[arg-type]
-    if len(lengths) != 1:
-        raise DatasetError(
-            f"The audit got lists of {sorted(lengths)} entries: give one entry for each image."
-        )
+    check_lengths(names, codes, known, parts, phashes, groups)
     learned, tested = np.isin(parts, ("train", "tuning")), parts == "test"
     leaked = tested & np.isin(codes, codes[learned])
     first = {
@@ -207,7 +200,7 @@ def _near(
     if phashes is None:
         return [], 0, False
     hashes = np.asarray(phashes, dtype=np.uint64)
-    telling = (hashes != 0) & (hashes != np.uint64(2**64 - 1))
+    telling = ~np.isin(hashes, SAYS_NOTHING)
     tests = candidates[telling[candidates]]
     # One of each hash: sets of rendered or empty images hold the same one many times.
     kept, where = np.unique(hashes[learned & telling], return_index=True)

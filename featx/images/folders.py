@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from featx.errors import SourceError
-from featx.images.layout import SIDECARS, Layout
+from featx.images.layout import OF_MACOS, Layout, is_sidecar
 from featx.images.reading import read_file
 from featx.records import ImageRecord, escape_name
 
 __all__ = ["FileSource", "FolderSource"]
-
-_OF_MACOS = b"__MACOSX"
-"""Where macOS keeps what is no content, in what it packs."""
 
 _RUN_SCHEMA = b'"featx.results/'
 """Stands at the head of a run folder's ``results.json``; other people's files of that name are no reason."""
@@ -25,11 +22,11 @@ _RUN_SCHEMA = b'"featx.results/'
 class FolderSource:
     """Images under a folder: class folders, split folders with class folders, or a flat folder.
 
-    Hidden files, files whose ending says that they are no images (:data:`SIDECARS`), and what featx
-    itself writes (run folders, parts of a store) are not listed. A symbolic link to a folder is followed
-    once, and only where it leads out of the root, whose own folders are listed anyway; a link that leads
-    nowhere is listed as a file of unknown size, so that its absence is heard of. A file beside the split
-    folders has no split.
+    Hidden files, files whose ending says that they are no images (:func:`featx.images.layout.is_sidecar`),
+    and what featx itself writes (run folders, parts of a store) are not listed. A symbolic link to a
+    folder is followed once, and only where it leads out of the root, whose own folders are listed anyway;
+    a link that leads nowhere is listed as a file of unknown size, so that its absence is heard of. A file
+    beside the split folders has no split.
 
     Parameters
     ----------
@@ -160,14 +157,10 @@ def _names_in(folder: bytes) -> tuple[list[bytes], set[bytes]]:
                 if _is_listed_folder(entry):
                     names.append(entry.name)
                     folders.add(entry.name)
-            elif not _is_sidecar(entry.name) and _is_file_or_lost(entry):
+            elif not is_sidecar(os.fsdecode(entry.name)) and _is_file_or_lost(entry):
                 names.append(entry.name)
     names.sort(reverse=True)
     return names, folders
-
-
-def _is_sidecar(name: bytes) -> bool:
-    return os.fsdecode(os.path.splitext(name)[1]).lower() in SIDECARS  # noqa: PTH122 - bytes
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -179,7 +172,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
 
 def _is_listed_folder(entry: os.DirEntry[bytes]) -> bool:
     """Whether this is a folder, and none that featx wrote: a source may hold the results of its own run."""
-    if not _is_folder(entry) or entry.name == _OF_MACOS:
+    if not _is_folder(entry) or entry.name == os.fsencode(OF_MACOS):
         return False
     path = Path(os.fsdecode(entry.path))
     if path.name.endswith(".parts") and ".h5" in path.name:

@@ -27,14 +27,15 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from featx.errors import ImageError
-from featx.records import Pixels, Preprocess
+from featx.images.prepared import PreparedImage
+from featx.records import Preprocess
 
-__all__ = ["DECODE_SECONDS", "MEMORY_BYTES", "Answer", "CannotStartError", "main", "prepare_apart"]
+__all__ = ["DECODE_SECONDS", "MEMORY_BYTES", "CannotStartError", "main", "prepare_apart"]
 
 DECODE_SECONDS = 30.0
 """Seconds after which a decoder is stopped: an image of the largest size allowed takes a few, and a busy
@@ -69,24 +70,7 @@ class CannotStartError(Exception):
     """There can be no other process here; the text says why."""
 
 
-class Answer(NamedTuple):
-    """What :func:`featx.images.preparing.prepare_here` gave in the child.
-
-    Parameters
-    ----------
-    pixels, phash, width, height, mode, seconds
-        As in :class:`featx.images.preparing.PreparedImage`.
-    """
-
-    pixels: Pixels
-    phash: int
-    width: int
-    height: int
-    mode: str
-    seconds: float
-
-
-def prepare_apart(data: bytes, preprocess: Preprocess, policy: str) -> Answer:
+def prepare_apart(data: bytes, preprocess: Preprocess, policy: str) -> PreparedImage:
     """Decode, resize and hash one image in another process; may be called from several threads.
 
     Parameters
@@ -110,7 +94,7 @@ def prepare_apart(data: bytes, preprocess: Preprocess, policy: str) -> Answer:
         facts, pixels = child.ask(asked, data, 3 * side**2, seconds)
     if "reason" in facts:
         raise ImageError(facts["reason"])
-    return Answer(np.frombuffer(pixels, np.uint8).reshape(side, side, 3), **facts)
+    return PreparedImage(np.frombuffer(pixels, np.uint8).reshape(side, side, 3), **facts)
 
 
 class _Deadline:

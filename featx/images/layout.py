@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from featx.errors import SourceError
 from featx.records import escape_name
 
-__all__ = ["SIDECARS", "SPLIT_FOLDERS", "Layout"]
+__all__ = ["OF_MACOS", "SIDECARS", "SPLIT_FOLDERS", "Layout", "is_listed", "is_sidecar"]
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -32,6 +33,10 @@ SIDECARS = frozenset({
 })
 # fmt: on
 """Files of these endings lie beside images and are no images; everything else is tried."""
+
+
+OF_MACOS = "__MACOSX"
+"""Folder in which macOS keeps what is no content, in what it packs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +103,21 @@ class Layout:
         if self.kind == "split folders" and folders:
             split = SPLIT_FOLDERS[folders.pop(0).lower()]
         return (folders[0] if folders else None), split
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether the ending of a file says that it is no image."""
+    return os.path.splitext(name)[1].lower() in SIDECARS  # noqa: PTH122 - a million of them
+
+
+def is_listed(name: str) -> bool:
+    """Whether a file may be an image by its name: neither hidden nor of an ending that says it is none.
+
+    Examples
+    --------
+    >>> [is_listed(name) for name in ("ants/1.jpg", "ants/.1.jpg", "__MACOSX/ants/1.jpg", "ants/a.txt")]
+    [True, False, False, False]
+    """
+    if any(part.startswith(".") or part == OF_MACOS for part in name.split("/")):
+        return False
+    return not is_sidecar(name)

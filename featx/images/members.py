@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from featx.errors import ImageError, SourceError
-from featx.images.layout import SIDECARS, SPLIT_FOLDERS, Layout
+from featx.images.layout import SPLIT_FOLDERS, Layout
 from featx.images.reading import changed_ns
 from featx.listing import Listing
 from featx.records import ImageRecord, escape_name
@@ -23,7 +23,6 @@ __all__ = [
     "MAX_MEMBERS",
     "ArchiveSource",
     "Member",
-    "is_listed",
     "judge_name",
     "nested_layout",
     "one_line",
@@ -175,19 +174,6 @@ def judge_name(name: str) -> tuple[str, str]:
         return name.replace("\0", "\\0"), "its name holds a zero byte"
     plain = "/".join(part for part in name.split("/") if part not in ("", "."))
     return (plain, "") if plain else ("(no name)", "it has no name")
-
-
-def is_listed(name: str) -> bool:
-    """Whether a file may be an image by its name: neither hidden nor of an ending that says it is none.
-
-    Examples
-    --------
-    >>> [is_listed(name) for name in ("ants/1.jpg", "ants/.1.jpg", "__MACOSX/ants/1.jpg", "ants/a.txt")]
-    [True, False, False, False]
-    """
-    if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
-        return False
-    return os.path.splitext(name)[1].lower() not in SIDECARS  # noqa: PTH122 - a million of them
 
 
 def nested_layout(names: Sequence[str], source: str) -> Layout:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -13,8 +12,9 @@ from featx.images.formats import recognise
 from featx.images.geometry import prepare
 from featx.images.isolation import CannotStartError, prepare_apart
 from featx.images.items import RawImage
+from featx.images.prepared import PreparedImage
 from featx.images.scaling import Box
-from featx.records import Pixels, Preprocess
+from featx.records import Preprocess
 
 __all__ = ["SMALLEST_HASHED", "PreparedImage", "difference_hash", "prepare_here", "prepare_image"]
 
@@ -23,29 +23,6 @@ SMALLEST_HASHED = 32
 
 _DECODED_HERE = ("JPEG", "PNG")
 """Formats whose decoders do not crash, as :mod:`featx.images.isolation` says."""
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """What one image gave.
-
-    Parameters
-    ----------
-    pixels : ndarray of uint8, (image_size, image_size, 3)
-    phash : int
-        64-bit difference hash of the whole image; 0 for a very small one.
-    width, height, mode
-        As in :class:`featx.images.decoding.Decoded`.
-    seconds : float
-        Processor time that another process took for it.
-    """
-
-    pixels: Pixels
-    phash: int
-    width: int
-    height: int
-    mode: str
-    seconds: float = 0.0
 
 
 def prepare_image(raw: RawImage, preprocess: Preprocess, policy: str) -> PreparedImage:
@@ -72,7 +49,7 @@ def prepare_image(raw: RawImage, preprocess: Preprocess, policy: str) -> Prepare
     check_policy(policy)
     if isinstance(raw, bytes) and recognise(raw) not in _DECODED_HERE:
         with suppress(CannotStartError):  # which has been said
-            return PreparedImage(*prepare_apart(raw, preprocess, policy))
+            return prepare_apart(raw, preprocess, policy)
     return prepare_here(raw, preprocess, policy)
 
 

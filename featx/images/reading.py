@@ -85,6 +85,6 @@ def require_allowed(size: int) -> None:
         raise ImageError(too_large(size))
 
 
-def too_large(size: int) -> str:
-    """Say why an image of so many encoded bytes is not read."""
-    return f"{size:,} bytes: an image may have {MAX_IMAGE_BYTES:,} at most"
+def too_large(size: int, limit: int | None = None) -> str:
+    """Say why an image of so many encoded bytes is not read; the limit is :data:`MAX_IMAGE_BYTES` if None."""
+    return f"{size:,} bytes: an image may have {MAX_IMAGE_BYTES if limit is None else limit:,} at most"

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from featx.errors import ImageError, SourceError
-from featx.images.layout import Layout
-from featx.images.members import is_listed
-from featx.images.reading import MAX_IMAGE_BYTES, read_file
+from featx.images.layout import Layout, is_listed
+from featx.images.reading import MAX_IMAGE_BYTES, read_file, too_large
 from featx.images.urls import file_system, is_web, protocol_of, public_url, shown_url, told
 from featx.listing import Listing
 from featx.records import ImageRecord
@@ -225,7 +224,7 @@ def _read(fs: Any, path: str, web: bool, limit: int, size: int = -1) -> bytes:
                     raise ImageError("is no file")
                 size = -1 if info.get("size") is None else int(info["size"])
             if size > limit:
-                raise ImageError(f"{size:,} bytes: an image may have {limit:,} at most")
+                raise ImageError(too_large(size, limit))
             data = bytes(fs.cat_file(path))
     if len(data) > limit:
         raise ImageError(f"more than {limit:,} bytes, which is what an image may have at most")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featx.errors import SourceError
 from featx.images.folders import FileSource, FolderSource
 from featx.images.items import ImageLike, ItemsSource, RawImage
-from featx.images.layout import SIDECARS
+from featx.images.layout import is_sidecar
 from featx.listing import Listing
 from featx.records import ImageRecord, escape_name
 
@@ -132,14 +132,14 @@ def open_file(path: Path, *, location: str | None = None, mtime_ns: int | None =
 
         return ArraySource(path, **of)
     if name.endswith(".zip"):
-        from featx.images.archives import ZipSource
+        from featx.images.zips import ZipSource
 
         return ZipSource(path, **of)
     if name.endswith(TARS):
-        from featx.images.archives import TarSource
+        from featx.images.tars import TarSource
 
         return TarSource(path, **of)
-    if path.suffix.lower() in SIDECARS:
+    if is_sidecar(path.name):
         raise SourceError(
             f"{_shown(path)} is a {path.suffix} file; expected a folder of images, a manifest "
             f"({', '.join(MANIFESTS)}), arrays ({', '.join(ARRAYS)}), an archive (.zip, .tar), or one image"

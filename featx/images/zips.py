@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from featx.errors import ImageError, SourceError
+from featx.images.layout import is_listed
 from featx.images.members import (
     ArchiveSource,
     Member,
-    is_listed,
     judge_name,
     one_line,
 )

@@ -21,7 +21,7 @@ from featx.store.shapes import Shapes
 from featx.store.storefile import StoreFile
 from featx.store.userblock import PART_REMEDY, REMEDY
 
-__all__ = ["Places", "RowIndex", "RowSource"]
+__all__ = ["Places", "RowIndex", "RowSource", "as_keys"]
 
 Places = tuple[NDArray[np.int32], NDArray[np.int64]]
 """For each image, the number of the source and the row in it, as :meth:`RowIndex.locate` gives them."""
@@ -116,7 +116,7 @@ class RowIndex:
         if not len(keys):
             return np.full(len(digests), -1, np.int32), np.zeros(len(digests), np.int64)
         order = np.argsort(keys, kind="stable")
-        wanted = _as_keys(digests)
+        wanted = as_keys(digests)
         found = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
         hit = keys[found] == wanted
         return np.where(hit, source[found], np.int32(-1)).astype(np.int32), np.where(hit, row[found], 0)
@@ -155,13 +155,14 @@ class RowIndex:
         if not having:
             return np.empty(0, f"S{DIGEST_SIZE}"), np.empty(0, np.int32), np.empty(0, np.int64)
         return (
-            np.concatenate([_as_keys(source.digests) for _, source in having]),
+            np.concatenate([as_keys(source.digests) for _, source in having]),
             np.concatenate([np.full(len(source.digests), number, np.int32) for number, source in having]),
             np.concatenate([np.arange(len(source.digests)) for _, source in having]),
         )
 
 
-def _as_keys(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+def as_keys(digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """Give digests (n, 32) as values that can be sorted and compared; shape (n,)."""
     # Fixed-width bytes compare zero-padded, so digests that end in zeros stay themselves.
     return np.ascontiguousarray(digests).view(f"S{DIGEST_SIZE}").reshape(-1)
 

@@ -12,6 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featx.errors import DamagedStoreError, NotAStoreError, StoreError
 from featx.files import disk_errors, make_directories, remove_temporaries
 from featx.records import LayerInfo, SkippedImage, Space
@@ -28,7 +31,7 @@ from featx.store.recovery import (
     refuse_other_width,
     remove_part_temporaries,
 )
-from featx.store.rowindex import RowSource
+from featx.store.rowindex import RowSource, as_keys
 from featx.store.schema import IndexRow, digest_rows, images_table, root_attributes, skipped_table
 from featx.store.skeleton import write_file
 from featx.store.storefile import StoreFile
@@ -125,8 +128,9 @@ class StoreWriter(PartsWriter):
         """
         self.flush()
         kept = [region.layer for region in self._finished.regions.values()] if self._finished else []
-        layers, where = self._locate(images, digest_rows(images), kept)
-        self._refuse_loss(images)
+        digests = digest_rows(images)
+        layers, where = self._locate(images, digests, kept)
+        self._refuse_loss(digests)
         measured = self._with_earlier_seconds(provenance, where)
         phashes = self._index.phashes_at(where[self.layers[0].name])
         table, columns = images_table(images, phashes, self._index.shapes_at([*where.values()]))
@@ -173,12 +177,12 @@ class StoreWriter(PartsWriter):
         self._finished = found
         self._index.sources.append(found)
 
-    def _refuse_loss(self, images: Sequence[IndexRow]) -> None:
+    def _refuse_loss(self, digests: NDArray[np.uint8]) -> None:
         """Keep the rows where most images are gone: then the source is often mistyped, or not mounted."""
         if self._finished is None:
             return
-        there = {row.tobytes() for row in self._finished.digests}
-        gone = len(there - {image.digest for image in images})
+        there = np.unique(as_keys(self._finished.digests))
+        gone = len(np.setdiff1d(there, as_keys(digests)))
         if gone > max(_FEW, len(there) // 2):
             raise StoreError(
                 f"{self.path} would lose the rows of {gone} of its {len(there)} images, which {self.source} "

@@ -21,8 +21,9 @@ from pictures import photo, png
 import featx
 from featx.errors import ImageError, SourceError
 from featx.images import members, reading, tars
-from featx.images.archives import TarSource, ZipSource
 from featx.images.sources import list_images, open_source
+from featx.images.tars import TarSource
+from featx.images.zips import ZipSource
 
 TARS = {"tar": "", "tar.gz": "gz", "tar.bz2": "bz2", "tar.xz": "xz"}
 
