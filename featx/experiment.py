@@ -21,7 +21,8 @@ from featx.dataset import LabelledSet, open_dataset
 from featx.environment import environment, peak_memory_bytes
 from featx.errors import DatasetError
 from featx.files import disk_errors
-from featx.heads.catalog import DEFAULT_HEADS, Head, find_head
+from featx.heads.catalog import DEFAULT_HEADS, find_head
+from featx.heads.head import Head
 from featx.heads.search import Tuned, tune
 from featx.protocol import Plan, describe_dataset, make_plan
 from featx.records import LayerInfo, Progress, ProgressCallback, ResultRow, Score, escape_name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from featx.heads.catalog import DEFAULT_HEADS, Head, find_head, list_heads, register_head
+from featx.heads.catalog import DEFAULT_HEADS, find_head, list_heads, register_head
 from featx.heads.folds import Folds, make_folds
+from featx.heads.head import Head
 from featx.heads.search import Tuned, tune
 
 __all__ = [

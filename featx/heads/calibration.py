@@ -2,64 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import Pipeline
 
 from featx.heads.folds import Folds
 
-__all__ = ["fit_with_probabilities", "probabilities", "response"]
+__all__ = ["calibrate", "probabilities", "response"]
 
 
-def fit_with_probabilities(
-    pipeline: Pipeline, X: NDArray[np.float32], y: NDArray[Any], folds: Folds, jobs: int
-) -> Any:
-    """Fit a pipeline on all rows so that it has ``predict_proba``.
+def calibrate(
+    pipeline: Pipeline,
+    responses: Sequence[NDArray[np.float64]],
+    folds: Folds,
+    X: NDArray[np.float32],
+    y: NDArray[Any],
+) -> CalibratedClassifierCV:
+    """Give a fitted pipeline ``predict_proba``, from what the search's folds answered.
 
-    A classifier that has none is wrapped: its decision values on rows that it was not fitted on
-    (``folds``) choose one temperature, which divides the values before the softmax. Unlike the
-    sigmoid of Platt, one positive factor for all classes keeps their order, so that ``predict`` is
-    the classifier's own. The classifier inside is fitted on all rows.
+    The decision values of the chosen parameters on rows that they were not fitted on choose one
+    temperature, which divides the values before the softmax. Unlike the sigmoid of Platt, one positive
+    factor for all classes keeps their order, so that ``predict`` is the classifier's own. Nothing is
+    fitted again: scikit-learn's ``CalibratedClassifierCV(ensemble=False)`` would repeat every fold.
 
     Parameters
     ----------
     pipeline : Pipeline
-        Unfitted, parameters set.
-    X, y : ndarray of shape (n, d) and (n,)
-        All rows that may be learned from.
+        Fitted on all rows.
+    responses : sequence of ndarray, (n_valid, classes)
+        Decision values on the validation rows of each fold.
     folds : list of (train, valid) pairs
-        A partition of the rows; used only where calibration is needed.
-    jobs : int
-        Threads.
+    X, y : ndarray of shape (n, d) and (n,)
+        All rows, and their labels.
 
     Returns
     -------
-    Pipeline or CalibratedClassifierCV
-        Plain scikit-learn, fitted.
+    CalibratedClassifierCV
+        Plain scikit-learn.
 
     Source
     ------
     Guo et al. 2017, On Calibration of Modern Neural Networks, section 4 (temperature scaling);
     :class:`sklearn.calibration.CalibratedClassifierCV`.
     """
-    if hasattr(pipeline, "predict_proba"):
-        return pipeline.fit(X, y)
-    calibrated = CalibratedClassifierCV(pipeline, method="temperature", ensemble=False, cv=folds)
-    # scikit-learn encodes only labels that are strings; others it takes for column numbers.
     classes, codes = np.unique(y, return_inverse=True)
-    # Threads: libsvm and BLAS release the GIL, and X is not copied to other processes.
-    with joblib.parallel_config("threading", n_jobs=jobs):
-        calibrated.fit(X, codes)
+    valid = np.concatenate([rows for _, rows in folds])
+    values = np.concatenate(responses)
+    # scikit-learn learns the classes from these rows; one that none of them has is shown without weight.
+    absent = np.setdiff1d(np.arange(len(classes)), codes[valid])
+    values = np.vstack([values, np.zeros((len(absent), values.shape[1]))])
+    weights = np.repeat([1.0, 0.0], [len(valid), len(absent)])
+    rows = np.concatenate([X[valid], X[: len(absent)]])
+    shown = np.concatenate([codes[valid], absent])
+    everything = np.arange(len(rows))
+    calibrated = CalibratedClassifierCV(
+        _Answered(values[:, 1] if values.shape[1] == 2 else values),
+        method="temperature",
+        ensemble=False,
+        cv=[(everything, everything)],
+    )
+    calibrated.fit(rows, shown, sample_weight=weights)
+    # scikit-learn encodes only labels that are strings; others it takes for column numbers.
     calibrated.classes_ = classes
-    # The fitted model does not need the row indices of its folds; a saved one should not carry them.
-    return calibrated.set_params(cv=len(folds))
+    (inner,) = calibrated.calibrated_classifiers_
+    inner.estimator = pipeline
+    return calibrated.set_params(estimator=pipeline, cv=len(folds))
 
 
-def response(classifier: Any, X: NDArray[np.float32]) -> NDArray[np.float64]:
+class _Answered(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier whose decision values are known beforehand."""
+
+    def __init__(self, values: NDArray[np.float64]) -> None:
+        self.values = values
+
+    def fit(
+        self,
+        X: NDArray[np.float32],  # noqa: ARG002
+        y: NDArray[Any],
+        sample_weight: NDArray[np.float64] | None = None,  # noqa: ARG002
+    ) -> _Answered:
+        self.classes_ = np.unique(y)
+        return self
+
+    def decision_function(self, X: NDArray[np.float32]) -> NDArray[np.float64]:  # noqa: ARG002
+        return self.values
+
+    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
+        """Not used; scikit-learn asks that it is there."""
+        raise NotImplementedError
+
+
+def response(classifier: Any, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Probabilities or, for want of them, decision values, as (n, classes); the argmax is the label."""
     if hasattr(classifier, "predict_proba"):
         return np.asarray(classifier.predict_proba(X), dtype=np.float64)

@@ -6,99 +6,57 @@ least regularised value, because equal scores are decided for the earlier one wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
+from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 
-from featx.errors import DatasetError, UnknownNameError
+from featx.errors import UnknownNameError
+from featx.heads.head import Head, MakeClassifier, Path
+from featx.heads.paths import (
+    fit_hinge,
+    fit_logistic,
+    solve_hinge_path,
+    solve_kernel_path,
+    solve_logistic_path,
+    solve_neighbours_path,
+    solve_ridge_path,
+)
 
-__all__ = ["DEFAULT_HEADS", "Head", "find_head", "list_heads", "register_head"]
+__all__ = ["DEFAULT_HEADS", "find_head", "list_heads", "register_head"]
 
 DEFAULT_HEADS = ("logreg", "linear-svm", "rbf-svm")
 """The heads that ``fit`` compares when none is named."""
 
-Params = Mapping[str, Any]
-MakeClassifier = Callable[[int, str | None], Any]
-"""From a seed and a ``class_weight`` (None or ``"balanced"``) to an unfitted classifier."""
+COMPONENTS = 2048
+"""Images that the Nyström approximation of a kernel compares every image with."""
 
+_MOST_STEPS = 1_000_000
+"""Steps of libsvm for a pair of classes. Rows that no margin separates take ever more as C grows, for a
+solution that is not the one chosen; a fit that is stopped here is reported."""
 
-def _always(params: Params, n_train: int) -> bool:  # noqa: ARG001
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A head of the catalogue.
-
-    Parameters
-    ----------
-    name, title : str
-        What ``--head`` takes, and what people read.
-    make : callable
-        From a seed and a class weight to an unfitted scikit-learn classifier.
-    grid : mapping of str to tuple
-        The classifier's parameters that are searched, most regularised value first.
-    weighted : bool, default=True
-        Whether the classifier can weigh classes (``balanced``).
-    possible : callable, default: always
-        Whether parameters can be fitted on so many images; others are left out of the search.
-    """
-
-    name: str
-    title: str
-    make: MakeClassifier
-    grid: Mapping[str, tuple[Any, ...]]
-    weighted: bool = True
-    possible: Callable[[Params, int], bool] = _always
-
-    def build(self, seed: int = 0, balanced: bool = False) -> Pipeline:
-        """Build the unfitted pipeline: ``scaler``, then ``classifier``.
-
-        Parameters
-        ----------
-        seed : int, default=0
-            For what the solver draws; the fit is the same for the same seed.
-        balanced : bool, default=False
-            Weigh every class by the inverse of its frequency.
-
-        Raises
-        ------
-        DatasetError
-            If ``balanced`` is asked of a classifier that cannot weigh classes.
-
-        Examples
-        --------
-        >>> find_head("logreg").build()[-1].get_params()["C"]
-        1.0
-        """
-        if balanced and not self.weighted:
-            able = ", ".join(name for name in list_heads() if _HEADS[name].weighted)
-            raise DatasetError(
-                f"Head {self.name!r} cannot weigh classes: leave out --balanced, or take one of {able}."
-            )
-        classifier = self.make(seed, "balanced" if balanced else None)
-        return Pipeline([("scaler", StandardScaler()), ("classifier", classifier)])
-
+_MOST_STEPS = 1_000_000
+"""Steps of libsvm for a pair of classes. Rows that no margin separates take ever more of them as C grows,
+for a solution that is seldom the one chosen; a fit that is stopped here is reported."""
 
 _HEADS: dict[str, Head] = {}
 
 
 def register_head(
-    name: str,
-    title: str,
-    grid: Mapping[str, tuple[Any, ...]],
-    *,
-    weighted: bool = True,
-    possible: Callable[[Params, int], bool] = _always,
+    name: str, title: str, grid: dict[str, tuple[Any, ...]], **options: Any
 ) -> Callable[[MakeClassifier], MakeClassifier]:
     """Put the decorated function into the catalogue as the head ``name``.
+
+    Parameters
+    ----------
+    name, title, grid
+        As :class:`Head` has them; the decorated function is its ``make``.
+    **options
+        Further fields of :class:`Head`.
 
     Raises
     ------
@@ -109,7 +67,7 @@ def register_head(
     def register(make: MakeClassifier) -> MakeClassifier:
         if name in _HEADS:
             raise ValueError(f"A head named {name!r} is registered already.")
-        _HEADS[name] = Head(name, title, make, grid, weighted, possible)
+        _HEADS[name] = Head(name, title, make, grid, **options)
         return make
 
     return register
@@ -145,13 +103,41 @@ def find_head(name: str) -> Head:
         raise UnknownNameError("head", name, _HEADS) from None
 
 
-@register_head("logreg", "Logistic regression", {"C": (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)})
+@register_head(
+    "logreg",
+    "Logistic regression",
+    {"C": (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)},
+    path=Path(frozenset({"C"}), solve_logistic_path),
+    finish=fit_logistic,
+)
 def _logreg(seed: int, class_weight: str | None) -> LogisticRegression:
     """Multinomial logistic regression with an L2 penalty."""
     return LogisticRegression(max_iter=2000, class_weight=class_weight, random_state=seed)
 
 
-@register_head("linear-svm", "Linear SVM", {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)})
+def _linear_machine(seed: int, class_weight: str | None) -> LinearSVC:
+    """Squared hinge, each class against the rest: what can be solved on any number of images."""
+    return LinearSVC(dual=False, class_weight=class_weight, random_state=seed)
+
+
+_HINGE = Path(frozenset({"C"}), solve_hinge_path)
+
+
+@register_head(
+    "linear-svm",
+    "Linear SVM",
+    {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)},
+    path=Path(frozenset({"C"}), solve_kernel_path),
+    large=Head(
+        "linear-svm",
+        "Linear SVM",
+        _linear_machine,
+        {"C": (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)},
+        path=_HINGE,
+        finish=fit_hinge,
+        note="squared hinge, each class against the rest, for want of memory for a kernel matrix",
+    ),
+)
 def _linear_svm(seed: int, class_weight: str | None) -> SVC:
     """Linear support vector machine, one against one.
 
@@ -163,16 +149,45 @@ def _linear_svm(seed: int, class_weight: str | None) -> SVC:
     that keeps its support vectors. With ties broken, ``predict`` is the argmax of
     ``decision_function``, and so survives calibration.
     """
-    return SVC(kernel="linear", break_ties=True, class_weight=class_weight, random_state=seed)
+    return SVC(
+        kernel="linear", break_ties=True, class_weight=class_weight, max_iter=_MOST_STEPS, random_state=seed
+    )
 
 
-@register_head("rbf-svm", "RBF SVM", {"C": (0.1, 1.0, 10.0, 100.0, 1000.0)})
+@register_head(
+    "rbf-svm",
+    "RBF SVM",
+    {"C": (0.1, 1.0, 10.0, 100.0, 1000.0)},
+    path=Path(frozenset({"C", "gamma"}), solve_kernel_path),
+    large=Head(
+        "rbf-svm",
+        "RBF SVM",
+        _linear_machine,
+        {"C": (1e-3, 1e-2, 1e-1, 1.0, 10.0)},
+        feature_map=lambda seed: Nystroem(kernel="rbf", n_components=COMPONENTS, random_state=seed),
+        path=_HINGE,
+        finish=fit_hinge,
+        note=f"the kernel is approximated by {COMPONENTS} of the images (Nyström), with a squared hinge",
+    ),
+)
 def _rbf_svm(seed: int, class_weight: str | None) -> SVC:
     """Support vector machine with a Gaussian kernel, its width from the variance of the rows."""
-    return SVC(kernel="rbf", gamma="scale", break_ties=True, class_weight=class_weight, random_state=seed)
+    return SVC(
+        kernel="rbf",
+        gamma="scale",
+        break_ties=True,
+        class_weight=class_weight,
+        max_iter=_MOST_STEPS,
+        random_state=seed,
+    )
 
 
-@register_head("ridge", "Ridge classifier", {"alpha": (1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0)})
+@register_head(
+    "ridge",
+    "Ridge classifier",
+    {"alpha": (1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0)},
+    path=Path(frozenset({"alpha"}), solve_ridge_path),
+)
 def _ridge(seed: int, class_weight: str | None) -> RidgeClassifier:
     """Least squares on the class indicators with an L2 penalty."""
     return RidgeClassifier(class_weight=class_weight, random_state=seed)
@@ -183,6 +198,7 @@ def _ridge(seed: int, class_weight: str | None) -> RidgeClassifier:
     "k-nearest neighbours",
     {"n_neighbors": (25, 15, 9, 5, 3, 1)},
     weighted=False,
+    path=Path(frozenset({"n_neighbors"}), solve_neighbours_path),
     possible=lambda params, n_train: params["n_neighbors"] <= n_train,
 )
 def _knn(seed: int, class_weight: str | None) -> KNeighborsClassifier:  # noqa: ARG001
@@ -190,7 +206,12 @@ def _knn(seed: int, class_weight: str | None) -> KNeighborsClassifier:  # noqa: 
     return KNeighborsClassifier(metric="cosine", algorithm="brute")
 
 
-@register_head("mlp", "Multi-layer perceptron", {"alpha": (10.0, 1.0, 0.1, 1e-2)}, weighted=False)
+@register_head(
+    "mlp",
+    "Multi-layer perceptron",
+    {"hidden_layer_sizes": ((512,), (1024,)), "alpha": (10.0, 1.0, 0.1)},
+    weighted=False,
+)
 def _mlp(seed: int, class_weight: str | None) -> MLPClassifier:  # noqa: ARG001
-    """One hidden layer of 512 units, Adam, weight decay."""
-    return MLPClassifier(hidden_layer_sizes=(512,), max_iter=500, random_state=seed)
+    """One hidden layer of 512 or 1024 units, Adam, weight decay."""
+    return MLPClassifier(max_iter=500, random_state=seed)

@@ -5,32 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import joblib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
-from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from featx.errors import DatasetError, UnknownNameError
-from featx.heads.calibration import fit_with_probabilities, probabilities
-from featx.heads.catalog import Head, find_head
+from featx.heads.calibration import calibrate, probabilities
+from featx.heads.catalog import find_head
 from featx.heads.checks import check_rows
-from featx.heads.fitting import describe, fit_grid
-from featx.heads.folds import Folds, Indices, is_partition, make_folds, smallest_class
+from featx.heads.describing import describe
+from featx.heads.fitting import PointResult, fit_grid
+from featx.heads.folds import Folds, Indices, make_folds
+from featx.heads.head import LARGE, STEP_PARAMETERS, Head
+from featx.heads.ranking import Ranking
 from featx.heads.size import count_parameters
 from featx.heads.warning_log import SolverLog
+from featx.heads.widening import widen
 
-__all__ = ["Tuned", "tune"]
+__all__ = ["Scoring", "Tuned", "tune"]
+
+Scoring = Literal["accuracy", "balanced_accuracy"]
 
 _KEPT_BYTES = 256 * 2**20
 """Up to here the responses of all grid points are kept; above, the chosen one's folds are fitted again."""
-
-_TIE = 1e-9
-"""Mean scores that differ by less are equal: they are means of the same fractions, rounded differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,17 @@ class Tuned:
     best_index_ : int
         Where they stand in ``params_``.
     params_ : tuple of dict
-        All parameters tried, in the order of the grid.
+        All parameters tried, in the order of the grid; those by which it was widened at its ends.
+    scoring_ : {"accuracy", "balanced_accuracy"}
+        What was chosen by.
     cv_scores_ : ndarray of shape (len(params_), folds), float64
-        Accuracy on the validation part of each fold.
+        ``scoring_`` on the validation part of each fold.
     mean_score_ : float
         Mean of the chosen parameters' fold scores. It is the best of several, so a little too good.
     sd_ : float or None
         Their standard deviation (n - 1); None with one fold.
+    accuracy_ : ndarray of shape (folds,), float64
+        Accuracy of the chosen parameters, whatever they were chosen by.
     classes_ : ndarray of shape (classes,)
         Labels, in the order of the probabilities' columns.
     oof_ : ndarray of shape (n, classes), float64
@@ -70,7 +75,8 @@ class Tuned:
         vectors × dimensions, their weights and intercepts with a kernel; the stored rows of
         k-nearest neighbours; weights and biases of a network. Not the scaling, nor the temperature.
     warnings_ : tuple of str
-        What the reader must know: fits that did not converge, a choice on the edge of the grid.
+        What the reader must know: fits that did not converge, a grid that was widened, a choice on the
+        edge of it, an approximation.
     """
 
     head: str
@@ -78,9 +84,11 @@ class Tuned:
     best_params_: dict[str, Any]
     best_index_: int
     params_: tuple[dict[str, Any], ...]
+    scoring_: Scoring
     cv_scores_: NDArray[np.float64]
     mean_score_: float
     sd_: float | None
+    accuracy_: NDArray[np.float64]
     classes_: NDArray[Any]
     oof_: NDArray[np.float64]
     folds_: tuple[tuple[Indices, Indices], ...]
@@ -99,15 +107,19 @@ def tune(
     groups: ArrayLike | None = None,
     seed: int = 0,
     balanced: bool = False,
+    scoring: Scoring | None = None,
     jobs: int | None = None,
 ) -> Tuned:
     """Try every parameter of the grid on every fold, choose, and fit on all rows.
 
-    The parameters with the highest mean accuracy over the folds are chosen. Among equals, which
-    small sets have many of: those with the lowest mean log loss, where the classifier has
-    probabilities of its own; else the earliest in the grid, and the grids of the catalogue begin
-    with the most regularised. The scaling is learned inside each fold. The result does not depend
-    on ``jobs``.
+    The parameters with the highest mean score over the folds are chosen. Among equals, which small
+    sets have many of: those with the lowest mean log loss, where the classifier has probabilities of
+    its own; else the earliest in the grid, and the grids of the catalogue begin with the most
+    regularised. Where the choice lies on the edge of the head's own grid, the grid is widened. The
+    scaling is learned inside each fold. The result does not depend on ``jobs``.
+
+    The search takes short cuts (:mod:`featx.heads.paths`) that answer as scikit-learn's own fits do; the
+    chosen head is fitted on all rows as a plain scikit-learn object.
 
     Parameters
     ----------
@@ -118,7 +130,9 @@ def tune(
     y : array-like of shape (n,)
         Labels.
     grid : mapping of str to sequence, optional
-        Parameters of the classifier and their values, most regularised first; default: the head's.
+        Parameters of the classifier and their values, most regularised first; default: the head's. Two
+        more names, which alone are added to the head's own grid: ``l2`` (False, True: divide each row
+        by its length) and ``pca`` (None, or a number of components; see :meth:`Head.build`).
     cv : int or iterable of (train, valid) index pairs, default=5
         Number of stratified folds, or the folds; one pair is a tuning split.
     groups : array-like of shape (n,), optional
@@ -126,7 +140,9 @@ def tune(
     seed : int, default=0
         For the folds and for what the solver draws.
     balanced : bool, default=False
-        Weigh every class by the inverse of its frequency. The choice is still by accuracy.
+        Weigh every class by the inverse of its frequency.
+    scoring : {"accuracy", "balanced_accuracy"}, optional
+        What is chosen by; default: balanced accuracy if ``balanced``, else accuracy.
     jobs : int, optional
         Threads; -1 for all cores, default 1.
 
@@ -158,92 +174,86 @@ def tune(
     rows, labels = check_rows(X, y)
     classes, codes = np.unique(labels, return_inverse=True)
     folds = make_folds(labels, cv, groups=groups, seed=seed)
-    pipeline = head.build(seed, balanced)
-    params = _expand(head, pipeline, grid, min(len(train) for train, _ in folds))
+    head = head.of_rows(len(rows))
+    settings = {"seed": seed, "balanced": balanced}
+    n_train = min(len(train) for train, _ in folds)
+    points = _expand(head, grid, n_train, settings)
+    by = scoring or ("balanced_accuracy" if balanced else "accuracy")
+    if by not in get_args(Scoring):
+        raise UnknownNameError("scoring", by, get_args(Scoring))
     n_jobs = joblib.effective_n_jobs(jobs) if jobs is not None else 1
     log = SolverLog()
-    with log.listen():
-        # One BLAS thread in every fit: sums are then taken in one order, whatever ``jobs`` is.
-        with threadpool_limits(1):
-            n_valid = sum(len(valid) for _, valid in folds)
-            keep = len(params) * n_valid * len(classes) * 8 <= _KEPT_BYTES
-            results = fit_grid(pipeline, params, rows, codes, folds, n_jobs, keep, log)
-            scores = np.array([result.scores for result in results]).T
-            means = scores.mean(axis=1)
-            losses = np.mean([result.losses for result in results], axis=0)
-            tied = np.flatnonzero(means >= means.max() - _TIE)
-            best = int(tied[losses[tied].argmin()])
-            if keep:
-                chosen = [result.responses[best] for result in results]
-            else:
-                again = fit_grid(pipeline, [params[best]], rows, codes, folds, n_jobs, True, log)
-                chosen = [result.responses[0] for result in again]
+
+    def fit_points(points: Sequence[Mapping[str, Any]], keep: bool) -> list[PointResult]:
+        return fit_grid(head, settings, points, rows, codes, folds, jobs=n_jobs, keep=keep, log=log)
+
+    # One BLAS thread in every fit: sums are then taken in one order, whatever ``jobs`` is.
+    with log.listen(), threadpool_limits(1):
+        n_valid = sum(len(valid) for _, valid in folds)
+        keep = len(points) * n_valid * len(classes) * 8 <= _KEPT_BYTES
+        ranking = Ranking(points, fit_points(points, keep), by)
+        widened: tuple[str, ...] = ()
+        if grid is None:
+            widened = widen(head, ranking, n_train, lambda more: fit_points(more, keep))
+        chosen = ranking.results[ranking.best]
+        params = dict(ranking.points[ranking.best])
+        answers = chosen.responses if keep else fit_points([params], True)[0].responses
         searched = time.perf_counter()
-        final = _with_params(pipeline, params[best])
-        partition = _calibration_folds(final, labels, folds, groups, seed)
-        with threadpool_limits(1):
-            estimator = fit_with_probabilities(final, rows, labels, partition, n_jobs)
+        estimator: Any = head.fit(params, rows, labels, **settings)
+        if not hasattr(estimator, "predict_proba"):
+            estimator = calibrate(estimator, answers, folds, rows, labels)
     refitted = time.perf_counter()
+    scores = ranking.scores[ranking.best]
     return Tuned(
         head=head.name,
         best_estimator_=estimator,
-        best_params_=dict(params[best]),
-        best_index_=best,
-        params_=tuple(params),
-        cv_scores_=scores,
-        mean_score_=float(means[best]),
-        sd_=float(scores[best].std(ddof=1)) if len(folds) > 1 else None,
+        best_params_=params,
+        best_index_=ranking.best,
+        params_=tuple(dict(point) for point in ranking.points),
+        scoring_=by,
+        cv_scores_=ranking.scores,
+        mean_score_=float(scores.mean()),
+        sd_=float(scores.std(ddof=1)) if len(folds) > 1 else None,
+        accuracy_=np.array(chosen.accuracy),
         classes_=classes,
-        oof_=_out_of_fold([probabilities(estimator, part) for part in chosen], folds, len(rows)),
+        oof_=_out_of_fold([probabilities(estimator, part) for part in answers], folds, len(rows)),
         folds_=tuple(folds),
         seconds_={"search": searched - started, "refit": refitted - searched},
         n_parameters_=count_parameters(estimator),
-        warnings_=(*_convergence(log, len(folds)), *_edge(params, means, best)),
+        warnings_=(
+            *_form(head, len(rows)),
+            *_convergence(log, len(folds)),
+            *widened,
+            *_edge(ranking),
+        ),
     )
 
 
 def _expand(
-    head: Head, pipeline: Pipeline, grid: Mapping[str, Sequence[Any]] | None, n_train: int
+    head: Head, grid: Mapping[str, Sequence[Any]] | None, n_train: int, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    known = pipeline[-1].get_params()
+    known = (*head.build(**settings)[-1].get_params(), *STEP_PARAMETERS)
     for name in grid or ():
         if name not in known:
             raise UnknownNameError(f"parameter of head {head.name!r}", name, known)
-    params = [dict(point) for point in ParameterGrid(dict(head.grid if grid is None else grid))]
+    searched = dict(head.grid if grid is None else grid)
+    if grid is not None and set(grid) <= set(STEP_PARAMETERS):
+        searched = {**head.grid, **grid}
+    params = [dict(point) for point in ParameterGrid(searched)]
     possible = [point for point in params if head.possible(point, n_train)]
     if not possible:
         raise DatasetError(
             f"None of the {len(params)} grid points of head {head.name!r} can be fitted on {n_train} images: "
-            f"give "
-            "more images, or another grid."
+            "give more images, or another grid."
         )
     return possible
 
 
-def _with_params(pipeline: Pipeline, params: Mapping[str, Any]) -> Pipeline:
-    copy = clone(pipeline)
-    copy[-1].set_params(**params)
-    return copy
+def _form(head: Head, n: int) -> list[str]:
+    return [f"{n:,} images are more than {LARGE:,}: {head.note}"] if head.note else []
 
 
-def _calibration_folds(
-    pipeline: Pipeline, labels: NDArray[Any], folds: Folds, groups: ArrayLike | None, seed: int
-) -> Folds:
-    """Take the search's folds if they are a partition, else as many as the smallest class allows."""
-    if hasattr(pipeline, "predict_proba") or is_partition(folds, len(labels)):
-        return folds
-    k = min(5, smallest_class(labels, None if groups is None else np.asarray(groups)))
-    if k < 2:
-        name = min(np.unique(labels), key=lambda label: int((labels == label).sum()))
-        raise DatasetError(
-            f"Class {str(name)!r} has one image or group, too few to give the head probabilities: add images "
-            f"of it, "
-            "leave the class out, or take the head 'logreg'."
-        )
-    return make_folds(labels, k, groups=groups, seed=seed)
-
-
-def _out_of_fold(parts: list[NDArray[np.float64]], folds: Folds, n: int) -> NDArray[np.float64]:
+def _out_of_fold(parts: Sequence[NDArray[np.float64]], folds: Folds, n: int) -> NDArray[np.float64]:
     total = np.zeros((n, parts[0].shape[1]))
     counts = np.zeros((n, 1))
     for part, (_, valid) in zip(parts, folds, strict=True):
@@ -256,14 +266,14 @@ def _convergence(log: SolverLog, n_folds: int) -> list[str]:
     counts = dict(sorted(log.counts.items()))
     refits = counts.pop("refit", 0)
     lines = [f"no convergence at {at} in {count} of {n_folds} folds" for at, count in counts.items()]
-    return [*lines, "the final fit, or its calibration, did not converge"] if refits else lines
+    return [*lines, "the final fit did not converge"] if refits else lines
 
 
-def _edge(params: Sequence[Mapping[str, Any]], means: NDArray[np.float64], best: int) -> list[str]:
-    """Say that the choice lies on the edge of a grid of one parameter and beats its neighbour there."""
-    if len(params) < 3 or len(params[0]) != 1 or best not in (0, len(params) - 1):
+def _edge(ranking: Ranking) -> list[str]:
+    """Say that the choice lies on the edge of what was tried and beats its neighbour there."""
+    edge = ranking.edge()
+    if edge is None or len(ranking.points) < 3:
         return []
-    neighbour = 1 if best == 0 else len(params) - 2
-    if means[best] <= means[neighbour] + _TIE:
-        return []
-    return [f"{describe(params[best])} lies on the edge of the grid; a wider one may do better"]
+    return [
+        f"{describe(ranking.points[ranking.best])} lies on the edge of the grid; a wider one may do better"
+    ]

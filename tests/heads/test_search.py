@@ -45,21 +45,45 @@ def test_saved_model_is_the_measured_one_and_calibration_changes_no_label(name, 
     assert type(estimator).__module__.startswith("sklearn.")
 
 
-@pytest.mark.parametrize("name", DEFAULT_HEADS)
-def test_fold_scores_are_those_of_grid_search(name):
-    X, y = blobs(n=80, gap=0.6)
+def reference_search(head, folds, X, y, *, balanced=False, seed=5):
+    """scikit-learn's own search, run to convergence in float64."""
+    pipeline = head.build(seed, balanced)
+    tight = {"tol": 1e-8, "max_iter": 100_000} if "tol" in pipeline[-1].get_params() else {}
+    if head.name.endswith("svm"):
+        tight = {"tol": 1e-6, "max_iter": -1}
+    pipeline[-1].set_params(**{name: value for name, value in tight.items() if head.name != "ridge"})
+    grid = {f"classifier__{key}": values for key, values in head.grid.items()}
+    search = GridSearchCV(pipeline, grid, cv=folds, refit=False).fit(X.astype(np.float64), y)
+    return np.array([search.cv_results_[f"split{i}_test_score"] for i in range(len(folds))]).T
+
+
+@pytest.mark.parametrize("name", [name for name in list_heads() if name != "mlp"])
+@pytest.mark.parametrize(
+    ("n", "d", "k", "gap", "balanced"),
+    [
+        (120, 12, 3, 0.5, False),
+        (120, 12, 2, 0.4, True),
+        (90, 200, 4, 0.15, False),
+        (100, 150, 2, 0.1, False),
+        (102, 130, 3, 0.15, True),
+    ],
+)
+def test_the_search_agrees_with_grid_search_run_to_convergence(name, n, d, k, gap, balanced):
     head = find_head(name)
-    tuned = tune(name, X, y, cv=4, seed=5)
-    reference = GridSearchCV(
-        head.build(5),
-        {f"classifier__{key}": values for key, values in head.grid.items()},
-        cv=list(tuned.folds_),
-    ).fit(X, y)
-    expected = np.array([reference.cv_results_[f"split{i}_test_score"] for i in range(4)]).T
-    np.testing.assert_array_equal(tuned.cv_scores_, expected)
-    assert tuned.mean_score_ == pytest.approx(reference.best_score_)
-    assert tuned.sd_ == pytest.approx(expected[tuned.best_index_].std(ddof=1))
-    assert tuned.params_[tuned.best_index_] == tuned.best_params_
+    X, y = blobs(n, d, k, gap, seed=n)
+    if balanced and not head.weighted:
+        pytest.skip(f"{name} cannot weigh classes")
+    if balanced:
+        kept = (y != "ant") | (np.arange(n) % 2 == 0)
+        X, y = X[kept], y[kept]
+    X = X @ np.diag(np.geomspace(1, 0.05, d)).astype(np.float32)
+    tuned = tune(name, X, y, cv=4, seed=5, balanced=balanced, scoring="accuracy", grid=head.grid)
+    expected = reference_search(head, list(tuned.folds_), X, y, balanced=balanced).mean(axis=1)
+    best, wanted = tuned.best_index_, int(expected.argmax())
+    assert best == wanted or expected[wanted] - expected[best] <= 1 / len(y)
+    near = slice(max(best - 1, 0), best + 2)
+    allowed = max(2e-3, 2 / len(y))
+    np.testing.assert_allclose(tuned.cv_scores_.mean(axis=1)[near], expected[near], atol=allowed)
 
 
 @pytest.mark.parametrize("name", DEFAULT_HEADS)
@@ -116,7 +140,7 @@ def test_a_tuning_split_is_one_fold_and_the_final_fit_has_all_rows():
     train, valid = np.arange(30), np.arange(30, 40)
     for name in DEFAULT_HEADS:
         tuned = tune(name, X, y, cv=[(train, valid)])
-        assert tuned.cv_scores_.shape == (len(find_head(name).grid["C"]), 1)
+        assert tuned.cv_scores_.shape == (len(tuned.params_), 1)
         assert tuned.sd_ is None
         assert np.isnan(tuned.oof_[train]).all()
         assert not np.isnan(tuned.oof_[valid]).any()
@@ -143,7 +167,7 @@ def test_validation_rows_do_not_touch_their_own_scaling():
     folds = [(np.arange(20), np.arange(20, 40))]
     tuned = tune("logreg", moved, y, cv=folds, grid={"C": [1.0]})
     reference = find_head("logreg").build().fit(moved[:20], y[:20])
-    np.testing.assert_allclose(tuned.oof_[20:], reference.predict_proba(moved[20:]), atol=1e-6)
+    np.testing.assert_allclose(tuned.oof_[20:], reference.predict_proba(moved[20:]), atol=1e-3)
 
 
 def test_groups_are_whole_in_every_fold():
@@ -191,17 +215,17 @@ def test_missing_convergence_is_recorded_and_not_raised(jobs):
     assert tuned.warnings_[:3] == (
         "no convergence at C=1 in 3 of 3 folds",
         "no convergence at C=100 in 3 of 3 folds",
-        "the final fit, or its calibration, did not converge",
+        "the final fit did not converge",
     )
 
 
-def test_calibration_that_does_not_converge_is_recorded():
+def test_a_machine_that_does_not_converge_is_recorded():
     X, y = blobs(gap=0.3)
     head = Head("hasty", "Stops early", lambda seed, weight: SVC(max_iter=2), {"C": (1.0,)})
     tuned = tune(head, X, y, cv=3, jobs=3)
     assert tuned.warnings_ == (
         "no convergence at C=1 in 3 of 3 folds",
-        "the final fit, or its calibration, did not converge",
+        "the final fit did not converge",
     )
 
 
@@ -302,13 +326,16 @@ def test_one_nan_names_its_row():
         tune("logreg", X, y)
 
 
-def test_a_class_too_small_for_probabilities_is_named():
-    X, y = blobs(n=20, k=2)
-    y = np.array(["ant"] * 19 + ["bee"])
-    pair = [(np.array([0, 1, 19]), np.array([5, 6]))]
-    with pytest.raises(DatasetError, match=r"Class 'bee' has one image or group, too few .* head 'logreg'"):
-        tune("linear-svm", X, y, cv=pair)
-    assert tune("logreg", X, y, cv=pair).mean_score_ >= 0
+@pytest.mark.parametrize("name", ["linear-svm", "ridge"])
+def test_a_class_that_no_fold_validates_has_probabilities_all_the_same(name):
+    X, y = blobs(n=45, k=3)
+    valid = np.flatnonzero(y != "cow")[20:]
+    tuned = tune(name, X, y, cv=[(np.setdiff1d(np.arange(45), valid), valid)])
+    p = tuned.best_estimator_.predict_proba(X)
+    assert p.shape == (45, 3)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(tuned.best_estimator_.classes_, ["ant", "bee", "cow"])
+    np.testing.assert_array_equal(tuned.classes_[p.argmax(axis=1)], tuned.best_estimator_.predict(X))
 
 
 def test_unknown_parameter_names_the_near_ones():

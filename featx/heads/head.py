@@ -1,0 +1,181 @@
+"""What a head is: a scikit-learn pipeline, what is searched, and how the search is made short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+
+from featx.errors import DatasetError
+from featx.heads.paths import PathSolver, solve_plainly
+
+__all__ = ["LARGE", "STEP_PARAMETERS", "Head", "MakeClassifier", "Path"]
+
+LARGE = 10_000
+"""Above so many images to learn from, a head's ``large`` form takes its place: a kernel matrix in float64
+is 0.8 GB there, and one is held for each thread."""
+
+STEP_PARAMETERS = ("l2", "pca")
+"""Grid parameters that are not the classifier's, see :meth:`Head.build`."""
+
+Params = Mapping[str, Any]
+MakeClassifier = Callable[[int, str | None], Any]
+"""From a seed and a ``class_weight`` (None or ``"balanced"``) to an unfitted classifier."""
+
+
+def _always(params: Params, n_train: int) -> bool:  # noqa: ARG001
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A short cut for grids of some parameters; see :mod:`featx.heads.paths`.
+
+    Parameters
+    ----------
+    parameters : frozenset of str
+        The parameters that may vary; for any other grid the classifier itself is fitted.
+    solve : PathSolver
+    """
+
+    parameters: frozenset[str]
+    solve: PathSolver
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A head of the catalogue.
+
+    Parameters
+    ----------
+    name, title : str
+        What ``--head`` takes, and what people read.
+    make : callable
+        From a seed and a class weight to an unfitted scikit-learn classifier.
+    grid : mapping of str to tuple
+        The classifier's parameters that are searched, most regularised value first.
+    weighted : bool, default=True
+        Whether the classifier can weigh classes (``balanced``).
+    possible : callable, default: always
+        Whether parameters can be fitted on so many images; others are left out of the search.
+    path : Path, optional
+        How all values of the grid are solved at once.
+    finish : callable, optional
+        From an unfitted classifier, scaled rows and labels to the fitted one; default: its ``fit``.
+    feature_map : callable, optional
+        From a seed to a transformer that stands before the classifier.
+    large : Head, optional
+        Takes the place of this one above :data:`LARGE` images.
+    note : str
+        What the reader of a row must know of it.
+    """
+
+    name: str
+    title: str
+    make: MakeClassifier
+    grid: Mapping[str, tuple[Any, ...]]
+    weighted: bool = True
+    possible: Callable[[Params, int], bool] = _always
+    path: Path | None = None
+    finish: Callable[[Any, NDArray[np.float32], NDArray[Any]], Any] | None = None
+    feature_map: Callable[[int], Any] | None = None
+    large: Head | None = None
+    note: str = ""
+
+    def build(
+        self, seed: int = 0, balanced: bool = False, *, l2: bool = False, pca: float | None = None
+    ) -> Pipeline:
+        """Build the unfitted pipeline: ``scaler``, then ``classifier``, and what is asked for between.
+
+        Parameters
+        ----------
+        seed : int, default=0
+            For what the solver draws; the fit is the same for the same seed.
+        balanced : bool, default=False
+            Weigh every class by the inverse of its frequency.
+        l2 : bool, default=False
+            Divide each row by its length before the scaling (step ``normalizer``).
+        pca : int or float, optional
+            Keep so many principal components after the scaling, or, below 1, as many as explain that
+            share of the variance (step ``pca``).
+
+        Raises
+        ------
+        DatasetError
+            If ``balanced`` is asked of a classifier that cannot weigh classes.
+
+        Examples
+        --------
+        >>> from featx.heads import find_head
+        >>> find_head("logreg").build()[-1].get_params()["C"]
+        1.0
+        >>> [name for name, _ in find_head("logreg").build(l2=True, pca=64).steps]
+        ['normalizer', 'scaler', 'pca', 'classifier']
+        """
+        if balanced and not self.weighted:
+            raise DatasetError(
+                f"Head {self.name!r} cannot weigh classes: leave out --balanced, or take one that can, such "
+                "as logreg, linear-svm, rbf-svm or ridge."
+            )
+        steps: list[tuple[str, Any]] = [("normalizer", Normalizer())] if l2 else []
+        steps.append(("scaler", StandardScaler()))
+        if pca is not None:
+            steps.append(("pca", PCA(pca, random_state=seed)))
+        if self.feature_map is not None:
+            steps.append(("map", self.feature_map(seed)))
+        steps.append(("classifier", self.make(seed, "balanced" if balanced else None)))
+        return Pipeline(steps)
+
+    def of_rows(self, n: int) -> Head:
+        """Return the form of this head for so many images to learn from."""
+        return self.large if self.large is not None and n > LARGE else self
+
+    def solver_for(self, points: Sequence[Params]) -> PathSolver:
+        """Return the short cut, if all that varies is what it knows; else fit after fit."""
+        if self.path is not None and all(set(point) <= self.path.parameters for point in points):
+            return self.path.solve
+        return solve_plainly
+
+    def fit(self, params: Params, X: NDArray[np.float32], y: NDArray[Any], **settings: Any) -> Pipeline:
+        """Fit the pipeline with the parameters of one grid point on all rows.
+
+        Parameters
+        ----------
+        params : mapping
+            A grid point.
+        X, y : ndarray of shape (n, d) and (n,)
+            Rows and labels.
+        **settings
+            ``seed`` and ``balanced`` of :meth:`build`.
+
+        Returns
+        -------
+        Pipeline
+            Plain scikit-learn.
+        """
+        steps, of_classifier = split_params(params)
+        pipeline = self.build(**settings, **steps)
+        classifier = pipeline[-1].set_params(**of_classifier)
+        if self.finish is None or not (self.path and set(of_classifier) <= self.path.parameters):
+            return pipeline.fit(X, y)
+        rows = np.ascontiguousarray(pipeline[:-1].fit_transform(X), dtype=np.float32)
+        self.finish(classifier, rows, y)
+        return pipeline
+
+
+def split_params(params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of the steps before the classifier, and of the classifier.
+
+    Examples
+    --------
+    >>> split_params({"C": 1.0, "pca": 64})
+    ({'pca': 64}, {'C': 1.0})
+    """
+    steps = {name: value for name, value in params.items() if name in STEP_PARAMETERS}
+    return steps, {name: value for name, value in params.items() if name not in steps}
