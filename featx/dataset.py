@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DatasetError, StoreError, UnknownNameError
 from featx.images.layout import SPLIT_FOLDERS
-from featx.records import LayerInfo, ProgressCallback, escape_name
+from featx.records import JoinedLayer, Layer, LayerInfo, ProgressCallback, escape_name
 from featx.store.reader import FeatureStore
 
 NAME_COLUMNS = ("name", "path")
@@ -48,27 +49,53 @@ class LabelledSet:
     phashes: NDArray[np.uint64]
     notes: tuple[str, ...] = ()
 
-    def layers(self, wanted: Sequence[str] = ()) -> list[tuple[int, LayerInfo]]:
+    def layers(self, wanted: Sequence[str] = ()) -> list[tuple[int, Layer]]:
         """List (store, layer) pairs: all of them, or those that ``wanted`` names.
+
+        Layers joined by ``+`` stand side by side as one; every store that has all of them has it.
 
         Raises
         ------
         UnknownNameError
             If a wanted layer is in no store.
         """
-        every = [(index, layer) for index, store in enumerate(self.stores) for layer in store.layers]
         if not wanted:
-            return every
+            return [(index, layer) for index, store in enumerate(self.stores) for layer in store.layers]
+        pairs: list[tuple[int, Layer]] = []
+        for index, store in enumerate(self.stores):
+            found = [layer for name in wanted for layer in _find_layers(store.layers, name)]
+            pairs += [(index, layer) for layer in dict.fromkeys(found)]
         for name in wanted:
-            if not any(name in (layer.name, layer.node) for _, layer in every):
-                known = {layer.name for _, layer in every}
-                raise UnknownNameError("layer", name, known, "`featx info STORE` lists them.")
-        return [(index, layer) for index, layer in every if {layer.name, layer.node} & set(wanted)]
+            if not any(_find_layers(store.layers, name) for store in self.stores):
+                known = {layer.name for store in self.stores for layer in store.layers}
+                part = next((part for part in name.split("+") if not self._has(part)), None)
+                if part is None:
+                    raise DatasetError(f"No store has all the layers of {name}; join layers of one store.")
+                raise UnknownNameError("layer", part, known, "`featx info STORE` lists them.")
+        return pairs
 
-    def matrix(self, store: int, layer: LayerInfo, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    def _has(self, name: str) -> bool:
+        return any(_find_layers(store.layers, name) for store in self.stores)
+
+    def matrix(self, store: int, layer: Layer, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Read the embeddings of some images as (len(rows), dim) float32."""
-        embeddings = self.stores[store].take(layer.name, self.order[store][rows])
-        return np.ascontiguousarray(embeddings, dtype=np.float32)
+        embeddings = np.empty((len(rows), layer.dim), dtype=np.float32)
+        start = 0
+        for part in layer.parts:
+            taken = self.stores[store].take(part.name, self.order[store][rows])
+            embeddings[:, start : start + part.dim] = taken
+            start += part.dim
+        return embeddings
+
+
+def _find_layers(layers: Sequence[LayerInfo], name: str) -> list[Layer]:
+    """Give the layers of one store that a name stands for: ``NODE:POOL``, ``NODE``, or several with ``+``."""
+    if named := [layer for layer in layers if name in (layer.name, layer.node)]:
+        return [*named]
+    if "+" not in name:
+        return []
+    choices = [[layer for layer in layers if part in (layer.name, layer.node)] for part in name.split("+")]
+    return [JoinedLayer(parts) for parts in itertools.product(*choices) if len(set(parts)) == len(parts)]
 
 
 def open_dataset(

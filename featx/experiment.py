@@ -25,7 +25,7 @@ from featx.heads.catalog import DEFAULT_HEADS, find_head
 from featx.heads.head import Head
 from featx.heads.search import Tuned, tune
 from featx.protocol import Plan, describe_dataset, make_plan
-from featx.records import LayerInfo, Progress, ProgressCallback, ResultRow, Score, escape_name
+from featx.records import Layer, Progress, ProgressCallback, ResultRow, Score, escape_name
 from featx.report import write_report
 from featx.results import (
     MODEL_FILE,
@@ -210,7 +210,7 @@ def _distinct_names(stores: Sequence[FeatureStore]) -> list[str]:
 
 def _row(
     store: FeatureStore,
-    layer: LayerInfo,
+    layer: Layer,
     found: Tuned,
     test: dict[str, Score],
     predict_seconds: float,
@@ -256,7 +256,7 @@ def _labels_out_of_fold(found: Tuned) -> NDArray[np.intp]:
 
 
 def _finish(
-    folder: Path | None, results: Results, data: LabelledSet, winner: tuple[int, LayerInfo], plan: Plan
+    folder: Path | None, results: Results, data: LabelledSet, winner: tuple[int, Layer], plan: Plan
 ) -> None:
     if folder is None:
         return
@@ -266,7 +266,7 @@ def _finish(
 
 
 def _write_model(
-    folder: Path, results: Results, data: LabelledSet, winner: tuple[int, LayerInfo], plan: Plan
+    folder: Path, results: Results, data: LabelledSet, winner: tuple[int, Layer], plan: Plan
 ) -> None:
     # Late: skops loads torch where torch is installed.
     from featx.modelfile import save_model

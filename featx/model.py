@@ -22,12 +22,13 @@ from featx.images.sources import SourceLike, list_images, open_source
 from featx.modelfile import read_head, read_manifest, replay
 from featx.prediction import Judged, judge_in_order, name_classes
 from featx.records import (
-    LayerInfo,
+    Layer,
     Prediction,
     Preprocess,
     ProgressCallback,
     Space,
     escape_name,
+    layer_from_json,
 )
 from featx.store.rounding import MOST_LOST, share_lost
 
@@ -52,7 +53,7 @@ class Model:
         What it was trained on and how well it did, with intervals.
     space : Space
         How images become embeddings.
-    layer : LayerInfo
+    layer : LayerInfo or JoinedLayer
 
     Examples
     --------
@@ -71,7 +72,7 @@ class Model:
             self.classes_: NDArray[np.str_] = np.array(list(manifest["classes"]), dtype=np.str_)
             self.card: dict[str, Any] = dict(manifest["card"])
             self.space = Space.from_json(manifest["space"])
-            self.layer = LayerInfo(**manifest["layer"])
+            self.layer: Layer = layer_from_json(manifest["layer"])
             self._imported = self.space.provider == "import"
             self._dtype = np.dtype(self.space.store_dtype)
             self._preprocess = None if self._imported else Preprocess.from_json(self.space.preprocess)
@@ -212,7 +213,7 @@ class Model:
             network,
             opened,
             records,
-            lambda features: self._judge(head, features[self.layer.name]),
+            lambda features: self._judge(head, np.hstack([features[part.name] for part in self.layer.parts])),
             stage="predict",
             decoding=self.space.decoding,
             batch_size=batch_size,
@@ -265,7 +266,7 @@ class Model:
             network = load_network(
                 self.space.backbone,
                 weights=self._weights,
-                layers=[parse_layer(self.layer.name)],
+                layers=[parse_layer(part.name) for part in self.layer.parts],
                 precision=self.space.precision,
                 device=device,
                 seed=self._seed,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from featx.errors import ModelFileError
 from featx.files import publish
-from featx.records import LayerInfo, Space
+from featx.records import Layer, Space
 
 FORMAT = "featx.model/1"
 REPLAYED = 32
@@ -62,7 +62,7 @@ def save_model(
     *,
     classes: NDArray[np.str_],
     space: Space,
-    layer: LayerInfo,
+    layer: Layer,
     weights: Mapping[str, Any],
     card: Mapping[str, Any],
     examples: NDArray[np.float32],
@@ -75,7 +75,7 @@ def save_model(
     estimator : scikit-learn classifier
         Fitted, with ``predict_proba``.
     classes : ndarray of str, (n_classes,)
-    space, layer : Space, LayerInfo
+    space, layer : Space, LayerInfo or JoinedLayer
         Of the embeddings it was fitted on.
     weights : mapping
         What was asked for, so that the network can be built again: ``{"spec": …}``.
@@ -102,7 +102,7 @@ def save_model(
         "format": FORMAT,
         "classes": [str(name) for name in classes],
         "space": space.to_json(),
-        "layer": {"node": layer.node, "pool": layer.pool, "dim": layer.dim},
+        "layer": layer.to_json(),
         "weights": dict(weights),
         "card": dict(card),
     }

@@ -139,6 +139,60 @@ class LayerInfo:
         """``NODE:POOL``, the name of the dataset."""
         return f"{self.node}:{self.pool}"
 
+    @property
+    def parts(self) -> tuple[LayerInfo, ...]:
+        """The layer itself; see :class:`JoinedLayer`."""
+        return (self,)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for :func:`layer_from_json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedLayer:
+    """Several layers of one network side by side, as one: ``A+B``.
+
+    Examples
+    --------
+    >>> joined = JoinedLayer((LayerInfo("layer3", "avg", 256), LayerInfo("flatten", "flatten", 512)))
+    >>> joined.name, joined.dim
+    ('layer3:avg+flatten:flatten', 768)
+    """
+
+    parts: tuple[LayerInfo, ...]
+
+    @property
+    def name(self) -> str:
+        """Names of the parts, joined by ``+``."""
+        return "+".join(part.name for part in self.parts)
+
+    @property
+    def dim(self) -> int:
+        """Columns of all parts."""
+        return sum(part.dim for part in self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for :func:`layer_from_json`."""
+        return {"parts": [part.to_json() for part in self.parts]}
+
+
+Layer = LayerInfo | JoinedLayer
+"""What a head is fitted on."""
+
+
+def layer_from_json(data: Mapping[str, Any]) -> Layer:
+    """Undo ``to_json`` of a layer.
+
+    Examples
+    --------
+    >>> layer_from_json({"node": "layer3", "pool": "avg", "dim": 256}).name
+    'layer3:avg'
+    """
+    if "parts" in data:
+        return JoinedLayer(tuple(LayerInfo(**part) for part in data["parts"]))
+    return LayerInfo(**data)
+
 
 @dataclass(frozen=True, slots=True)
 class Space:

@@ -162,3 +162,26 @@ class TestSeveralStores:
             tmp_path / "y.h5", np.eye(6), store.y[::-1], NAMES[::-1], splits=store.splits[::-1]
         )
         assert open_dataset([store, turned]).order[1].tolist() == [5, 4, 3, 2, 1, 0]
+
+
+def test_layers_are_joined_by_a_plus(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.normal(size=(6, width)).astype(np.float32) for width in (2, 3, 4))
+    one = FeatureStore.from_arrays(tmp_path / "one.h5", {"a": a, "b": b}, list("xyxyxy"))
+    two = FeatureStore.from_arrays(tmp_path / "two.h5", {"a": a, "c": c}, list("xyxyxy"))
+    data = open_dataset([one, two])
+    names = [(store, layer.name) for store, layer in data.layers(["a+b", "c", "b+a"])]
+    first, second = one.layers
+    alone = next(layer for layer in two.layers if layer.node == "c")
+    assert names == [
+        (0, f"{first.name}+{second.name}"),
+        (0, f"{second.name}+{first.name}"),
+        (1, alone.name),
+    ]
+    (_, joined), *_ = data.layers(["a+b"])
+    rows = np.array([4, 1])
+    np.testing.assert_array_equal(data.matrix(0, joined, rows), np.hstack([a, b])[rows])
+    with pytest.raises(DatasetError, match=r"No store has all the layers of b\+c; join layers of one store"):
+        data.layers(["b+c"])
+    with pytest.raises(UnknownNameError, match="Unknown layer 'd'"):
+        data.layers(["a+d"])

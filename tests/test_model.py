@@ -287,3 +287,26 @@ class TestWeights:
         torch.save(squeezenet1_1().state_dict(), file)
         with pytest.raises(ModelFileError, match=r"weights\.digest"):
             featx.Model.load(run, weights=file).predict([photo("bees", 1)])
+
+
+def test_a_model_of_joined_layers_predicts_what_was_measured(make_photos, tmp_path):
+    root = make_photos()
+    store = featx.extract(
+        root,
+        tmp_path / "x.h5",
+        backbone="featx-tiny",
+        layers=["layer2.relu_1:avg", "flatten"],
+        precision="fp32",
+    )
+    first, second = store.layers
+    results = featx.fit(
+        store, layers=[f"{first.node}+{second.name}"], heads=["logreg"], cv=3, jobs=1, output=tmp_path / "run"
+    )
+    assert results.best_row.layer == f"{first.name}+{second.name}"
+    assert results.best_row.dim == first.dim + second.dim
+    model = featx.Model.load(tmp_path / "run")
+    assert model.layer.dim == results.best_row.dim
+    names = list(results.test_names)
+    expected = results.predictions[0].probabilities
+    got = model.predict_proba([root / name for name in names])
+    np.testing.assert_allclose(got, expected, atol=1e-3)

@@ -197,7 +197,7 @@ def _show_model(path: Path, output: Output) -> None:
     import featx
 
     model = featx.Model.load(path)
-    layer = {"node": model.layer.node, "pool": model.layer.pool, "dim": model.layer.dim}
+    layer = model.layer.to_json()
     output.json(
         {
             "kind": "model",

@@ -136,6 +136,10 @@ class Head:
         """Return the form of this head for so many images to learn from."""
         return self.large if self.large is not None and n > LARGE else self
 
+    def notes(self, n: int) -> tuple[str, ...]:
+        """Say why so many images have this form of the head, where it is not the usual one."""
+        return (f"{n:,} images are more than {LARGE:,}: {self.note}",) if self.note else ()
+
     def solver_for(self, points: Sequence[Params]) -> PathSolver:
         """Return the short cut, if all that varies is what it knows; else fit after fit."""
         if self.path is not None and all(set(point) <= self.path.parameters for point in points):

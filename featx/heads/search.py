@@ -20,7 +20,7 @@ from featx.heads.checks import check_rows
 from featx.heads.describing import describe
 from featx.heads.fitting import PointResult, fit_grid
 from featx.heads.folds import Folds, Indices, make_folds
-from featx.heads.head import LARGE, STEP_PARAMETERS, Head
+from featx.heads.head import STEP_PARAMETERS, Head
 from featx.heads.ranking import Ranking
 from featx.heads.size import count_parameters
 from featx.heads.warning_log import SolverLog
@@ -177,7 +177,7 @@ def tune(
     head = head.of_rows(len(rows))
     settings = {"seed": seed, "balanced": balanced}
     n_train = min(len(train) for train, _ in folds)
-    points = _expand(head, grid, n_train, settings)
+    points = _expand(head, grid, n_train, rows.shape[1], settings)
     by = scoring or ("balanced_accuracy" if balanced else "accuracy")
     if by not in get_args(Scoring):
         raise UnknownNameError("scoring", by, get_args(Scoring))
@@ -193,7 +193,7 @@ def tune(
         keep = len(points) * n_valid * len(classes) * 8 <= _KEPT_BYTES
         ranking = Ranking(points, fit_points(points, keep), by)
         widened: tuple[str, ...] = ()
-        if grid is None:
+        if grid is None or set(grid) <= set(STEP_PARAMETERS):
             widened = widen(head, ranking, n_train, lambda more: fit_points(more, keep))
         chosen = ranking.results[ranking.best]
         params = dict(ranking.points[ranking.best])
@@ -221,7 +221,7 @@ def tune(
         seconds_={"search": searched - started, "refit": refitted - searched},
         n_parameters_=count_parameters(estimator),
         warnings_=(
-            *_form(head, len(rows)),
+            *head.notes(len(rows)),
             *_convergence(log, len(folds)),
             *widened,
             *_edge(ranking),
@@ -230,7 +230,11 @@ def tune(
 
 
 def _expand(
-    head: Head, grid: Mapping[str, Sequence[Any]] | None, n_train: int, settings: Mapping[str, Any]
+    head: Head,
+    grid: Mapping[str, Sequence[Any]] | None,
+    n_train: int,
+    d: int,
+    settings: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     known = (*head.build(**settings)[-1].get_params(), *STEP_PARAMETERS)
     for name in grid or ():
@@ -240,17 +244,16 @@ def _expand(
     if grid is not None and set(grid) <= set(STEP_PARAMETERS):
         searched = {**head.grid, **grid}
     params = [dict(point) for point in ParameterGrid(searched)]
-    possible = [point for point in params if head.possible(point, n_train)]
+    most = min(n_train, d)
+    possible = [
+        point for point in params if head.possible(point, n_train) and (point.get("pca") or 0) <= most
+    ]
     if not possible:
         raise DatasetError(
-            f"None of the {len(params)} grid points of head {head.name!r} can be fitted on {n_train} images: "
-            "give more images, or another grid."
+            f"None of the {len(params)} grid points of head {head.name!r} can be fitted on {n_train} images "
+            f"of {d} numbers each: give more images, or another grid."
         )
     return possible
-
-
-def _form(head: Head, n: int) -> list[str]:
-    return [f"{n:,} images are more than {LARGE:,}: {head.note}"] if head.note else []
 
 
 def _out_of_fold(parts: Sequence[NDArray[np.float64]], folds: Folds, n: int) -> NDArray[np.float64]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
+from sklearn.utils.estimator_checks import check_estimator
 
 from featx.errors import DatasetError, UnknownNameError
 from featx.heads import DEFAULT_HEADS, find_head, list_heads, register_head
@@ -59,3 +62,24 @@ def test_unknown_head_names_the_near_ones():
 def test_a_name_twice_raises():
     with pytest.raises(ValueError, match="'logreg' is registered already"):
         register_head("logreg", "Again", {"C": (1.0,)})(lambda seed, weight: None)
+
+
+PIPELINES_OWN = {
+    "check_estimators_overwrite_params": "a Pipeline fits the steps that it was given, not copies of them",
+    "check_dont_overwrite_parameters": "a Pipeline fits the steps that it was given, not copies of them",
+}
+"""The checks that any Pipeline fails, and why."""
+
+
+@pytest.mark.parametrize("name", list_heads())
+def test_heads_pass_the_checks_of_scikit_learn_that_a_pipeline_passes(name):
+    pipeline = find_head(name).build()
+    if name == "mlp":
+        pipeline[-1].set_params(hidden_layer_sizes=(64,), max_iter=200)
+    # The checks fit blobs on purpose so small that some solvers warn.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcomes = check_estimator(pipeline, on_fail=None, on_skip=None)
+    failed = {outcome["check_name"] for outcome in outcomes if outcome["status"] == "failed"}
+    assert failed == set(PIPELINES_OWN)
+    assert sum(outcome["status"] == "passed" for outcome in outcomes) > 40

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVC
 
@@ -275,7 +276,8 @@ def test_small_sets_leave_out_impossible_neighbours():
     tuned = tune("knn", X, y, cv=3)
     assert max(point["n_neighbors"] for point in tuned.params_) == 5
     with pytest.raises(
-        DatasetError, match="None of the 1 grid points of head 'knn' can be fitted on 8 images"
+        DatasetError,
+        match="None of the 1 grid points of head 'knn' can be fitted on 8 images of 12 numbers each",
     ):
         tune("knn", X, y, cv=3, grid={"n_neighbors": [9]})
 
@@ -344,3 +346,80 @@ def test_unknown_parameter_names_the_near_ones():
         tune("rbf-svm", X, y, grid={"gama": [1]})
     tuned = tune("rbf-svm", X, y, cv=3, grid={"C": [1.0, 10.0], "gamma": [0.01, 0.1]})
     assert tuned.cv_scores_.shape == (4, 3)
+
+
+def test_row_lengths_and_components_can_be_searched():
+    rng = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    X = (rng.normal(size=(90, 30)) + 2 * np.eye(3, 30)[y]).astype(np.float32)
+    X *= rng.lognormal(0, 3, size=(90, 1)).astype(np.float32)  # the length of a row says nothing
+    tuned = tune("logreg", X, y, cv=3, grid={"l2": [False, True], "pca": [None, 5]})
+    assert tuned.best_params_["l2"] is True
+    assert {(point["l2"], point["pca"]) for point in tuned.params_} == {
+        (False, None),
+        (False, 5),
+        (True, None),
+        (True, 5),
+    }
+    plain = find_head("logreg").build(l2=True, pca=tuned.best_params_["pca"])
+    plain[-1].set_params(C=tuned.best_params_["C"])
+    np.testing.assert_array_equal(tuned.best_estimator_.predict(X), plain.fit(X, y).predict(X))
+    for train, valid in tuned.folds_:
+        expected = plain.fit(X[train], y[train]).predict_proba(X[valid])
+        np.testing.assert_allclose(tuned.oof_[valid], expected, atol=5e-3)
+
+
+def test_more_components_than_images_are_left_out():
+    X, y = blobs(n=30)
+    tuned = tune("ridge", X, y, cv=3, grid={"pca": [4, 100]})
+    assert {point["pca"] for point in tuned.params_} == {4}
+    with pytest.raises(DatasetError, match="can be fitted on 20 images of 12 numbers each"):
+        tune("ridge", X, y, cv=3, grid={"pca": [13]})
+
+
+def bent(n=120):
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, n)
+    return np.column_stack([np.cos(angle), np.sin(angle)]), np.where(np.sin(9 * angle) > 0, "a", "b")
+
+
+def test_a_choice_on_the_edge_widens_the_heads_own_grid():
+    X, y = bent()
+    tuned = tune("rbf-svm", X, y, cv=3)
+    assert tuned.best_params_["C"] > 1000
+    assert [point["C"] for point in tuned.params_[:5]] == [0.1, 1, 10, 100, 1000]
+    assert tuned.cv_scores_.shape == (len(tuned.params_), 3)
+    assert tuned.params_[tuned.best_index_] == tuned.best_params_
+    assert any("the best point of the grid, C=1000, lay on its edge" in text for text in tuned.warnings_)
+    beyond = tune("rbf-svm", X, y, cv=3, grid={"C": [point["C"] for point in tuned.params_]})
+    np.testing.assert_array_equal(beyond.cv_scores_, tuned.cv_scores_)
+
+
+def test_a_grid_is_widened_at_its_regularised_end_too():
+    rng = np.random.default_rng(1)
+    y = np.arange(60) % 2
+    X = rng.normal(size=(60, 400)) + 0.12 * y[:, None]
+    head = find_head("logreg")
+    short = Head("short", "Short", head.make, {"C": (10.0, 100.0)}, path=head.path, finish=head.finish)
+    tuned = tune(short, X, y, cv=3)
+    values = [point["C"] for point in tuned.params_]
+    assert values == sorted(values)
+    assert tuned.best_params_["C"] < 10
+    assert "C=10, lay on its edge" in tuned.warnings_[0]
+
+
+def test_weighed_classes_are_chosen_by_balanced_accuracy():
+    rng = np.random.default_rng(3)
+    y = np.repeat(["common", "rare"], [180, 20])
+    X = rng.normal(size=(200, 6)) + 1.2 * (y == "rare")[:, None]
+    tuned = tune("logreg", X, y, cv=4, balanced=True)
+    assert tuned.scoring_ == "balanced_accuracy"
+    said = tuned.classes_[tuned.oof_.argmax(axis=1)]
+    for fold, (_, valid) in enumerate(tuned.folds_):
+        expected = balanced_accuracy_score(y[valid], said[valid])
+        assert tuned.cv_scores_[tuned.best_index_, fold] == pytest.approx(expected)
+        assert tuned.accuracy_[fold] == pytest.approx(np.mean(said[valid] == y[valid]))
+    plain = tune("logreg", X, y, cv=4, balanced=True, scoring="accuracy")
+    assert plain.cv_scores_[plain.best_index_].mean() >= tuned.accuracy_.mean()
+    with pytest.raises(UnknownNameError, match="scoring 'f1'"):
+        tune("logreg", X, y, cv=4, scoring="f1")
