@@ -127,10 +127,11 @@ class TestNearAny:
         )
         rng = np.random.default_rng(0)
         series = rng.integers(0, 2**64, 10, dtype=np.uint64).repeat(400)
-        one, other = series ^ np.uint64(1) << rng.integers(0, 64, (2, 4000)).astype(np.uint64)
+        flips = np.uint64(1) << rng.integers(0, 64, (3, 4000)).astype(np.uint64)
+        one, other = series ^ flips[0] ^ flips[1], series ^ flips[2]
         found = near_any(one, other)
         assert found.near.all()
-        assert sum(compared) < 2 * len(series)  # of 1.6 million pairs that are near
+        assert sum(compared) < 10 * len(series)  # of 1.6 million pairs that are near
 
     def test_a_search_that_is_ended_says_so_and_finds_nothing_wrong(self):
         hashes = np.arange(256, dtype=np.uint64) << np.uint64(56)

@@ -70,6 +70,12 @@ class TestPlanted:
         assert found.rows.tolist() == []
         assert found.contradicted == 1
 
+    def test_a_label_that_is_the_most_probable_class_is_not_suspect(self):
+        """By their number, three of the second class would be of the first; two of them are not ahead."""
+        first = np.array([0.1, 0.4, 0.4, 0.0, 0.0, 1.0, 0.7, 0.2, 0.4])
+        found = suspect_labels([0, 1, 1, 0, 1, 0, 1, 1, 0], np.column_stack([first, 1 - first]))
+        assert found.rows.tolist() == [3, 0, 6]
+
     def test_rows_without_probabilities_are_not_looked_at(self):
         p = np.array([[0.9, 0.1], [np.nan, np.nan], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.95, 0.05]])
         found = suspect_labels([0, 0, 0, 1, 1, 1], p)
@@ -118,6 +124,12 @@ class TestGuessing:
         p = np.where(labels[:, None] == [0, 1], 0.8, 0.2)
         p[190:193] = 0.9, 0.1
         assert not is_guessing(labels, p)
+
+    def test_one_lucky_image_of_a_class_proves_nothing(self):
+        p = np.tile([0.1, 0.9], (11, 1))
+        p[0] = 0.9, 0.1
+        p[6:] = 0.9, 0.1
+        assert is_guessing([0] + [1] * 10, p)
 
     def test_one_class_or_none_is_guessed(self):
         assert is_guessing([0, 0], [[0.9, 0.1], [0.8, 0.2]])

@@ -95,6 +95,10 @@ def test_no_suspected_label_is_said(results):
     text = render_markdown(results)
     assert "- None of 397 labels is suspected to be wrong (confident learning)." in text
     assert "Images to look at" not in text
+    results["suspects"] |= {"guessing": True}
+    text = render_markdown(results)
+    assert "- Labels could not be checked: the best model cannot be told from guessing." in text
+    assert "None of 397" not in text
 
 
 def test_what_a_search_left_out_is_said(results):
