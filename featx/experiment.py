@@ -14,9 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from featx.dataset import LabelledSet, open_dataset
 from featx.environment import environment, peak_memory_bytes
 from featx.errors import DatasetError
@@ -33,6 +30,7 @@ from featx.results import (
     Results,
     RowPredictions,
     check_run_folder,
+    most_probable,
 )
 from featx.store.reader import FeatureStore
 
@@ -137,7 +135,7 @@ def fit(
             probabilities = found.best_estimator_.predict_proba(X_test)
             seconds = time.perf_counter() - started
             tuned.append(found)
-            predictions.append(RowPredictions(probabilities, _labels_out_of_fold(found)))
+            predictions.append(RowPredictions(probabilities, most_probable(found.oof_)))
             scores = plan.scores(probabilities, seed)
             rows.append(_row(data.stores[store], layer, found, scores, seconds, names[store]))
     if on_progress is not None:
@@ -154,8 +152,10 @@ def fit(
         stores=[str(store.path) for store in data.stores],
         space_keys=[store.space.key for store in data.stores],
     )
+    winner = pairs[best // len(chosen)]
+    findings = plan.audit_of_winner(data, tuned[best].oof_, lambda rows: data.matrix(*winner, rows), seed)
     results = Results(
-        dataset=described | {"notes": [*data.notes, *described["notes"]]},
+        dataset=described | {"notes": [*data.notes, *described["notes"]], "audit": findings},
         settings={
             "heads": [head.name for head in chosen],
             "layers": [layer.name for _, layer in pairs],
@@ -176,6 +176,8 @@ def fit(
         test_names=tuple(data.names[index] for index in plan.split.test),
         truth=plan.truth,
         predictions=tuple(predictions),
+        suspects=plan.suspects(data.names, tuned[best].oof_, predictions[best].probabilities),
+        oof_probabilities=tuned[best].oof_,
         estimator=tuned[best].best_estimator_,
     )
     if folder is not None:
@@ -184,7 +186,6 @@ def fit(
             for name in (MODEL_FILE, *REPORT_FILES):
                 (folder / name).unlink(missing_ok=True)
         results.save(folder)
-    winner = pairs[best // len(chosen)]
     try:
         if on_results is not None:
             on_results(results)
@@ -247,12 +248,6 @@ def _row(
         warnings=found.warnings_,
         label=label,
     )
-
-
-def _labels_out_of_fold(found: Tuned) -> NDArray[np.intp]:
-    """Index of the most probable class; -1 for rows that no fold held out."""
-    missing = np.isnan(found.oof_).any(axis=1)
-    return np.where(missing, -1, np.nan_to_num(found.oof_).argmax(axis=1))
 
 
 def _finish(

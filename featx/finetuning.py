@@ -31,7 +31,7 @@ from featx.records import (
     ResultRow,
 )
 from featx.report import write_report
-from featx.results import NETWORK_FILE, Results, RowPredictions, check_run_folder
+from featx.results import NETWORK_FILE, Results, RowPredictions, check_run_folder, most_probable
 
 if TYPE_CHECKING:
     from featx.training.search import Trial
@@ -202,6 +202,7 @@ def finetune(
     trained = time.perf_counter()
     probabilities = predict_proba(model, data.pixels, plan.split.test, size)
     predicted = time.perf_counter()
+    out_of_fold = _out_of_fold(plan, trial)
 
     row = ResultRow(
         kind="finetune",
@@ -252,7 +253,9 @@ def finetune(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         test_names=tuple(data.names[index] for index in plan.split.test),
         truth=plan.truth,
-        predictions=(RowPredictions(probabilities, _out_of_fold(plan, trial)),),
+        predictions=(RowPredictions(probabilities, most_probable(out_of_fold)),),
+        suspects=plan.suspects(data.names, out_of_fold, probabilities),
+        oof_probabilities=out_of_fold,
     )
     if folder is not None:
         # Before the results, so that an earlier run's network never stands beside them.
@@ -283,8 +286,8 @@ def _weights_words(spec: str | os.PathLike[str], seed: int) -> str:
     return "default" if spec == "default" else Path(spec).name
 
 
-def _out_of_fold(plan: Plan, trial: Trial) -> NDArray[np.intp]:
-    """Index of the class predicted for each tuning image; -1 for the others."""
-    labels = np.full(len(plan.y), -1, np.intp)
-    labels[plan.folds[0][1]] = trial.probabilities.argmax(axis=1)
-    return labels
+def _out_of_fold(plan: Plan, trial: Trial) -> NDArray[np.float64]:
+    """Probabilities of each tuning image; NaN for the others."""
+    probabilities = np.full((len(plan.y), len(plan.classes)), np.nan)
+    probabilities[plan.folds[0][1]] = trial.probabilities
+    return probabilities

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 
 from featx.evaluation.audit import Audit, audit
 from featx.evaluation.comparison import compare
+from featx.evaluation.intervals import wilson
+from featx.evaluation.label_errors import is_guessing, suspect_labels
 from featx.evaluation.metrics import evaluate
+from featx.evaluation.shift import Shift, draw_parts, measure_shift
 from featx.evaluation.splits import Split, group_codes, make_split
 from featx.heads.folds import Folds, make_folds
 from featx.records import Comparison, Score, SkippedImage, escape_name
 
 __all__ = ["LabelledImages", "Plan", "describe_dataset", "make_plan"]
+
+MOST_SUSPECTS = 50
+"""Suspected labels that are listed; their count is of all."""
+
+Matrix = NDArray[np.floating[Any]]
 
 
 class LabelledImages(Protocol):
@@ -82,15 +90,23 @@ class Plan:
         return self.split.development
 
     def scores(self, probabilities: NDArray[np.floating[Any]], seed: int) -> dict[str, Score]:
-        """Score the test images, and again without those that are also in training."""
+        """Score the test images, and again without those that are also in training.
+
+        ``accuracy_without_leaks`` and ``balanced_accuracy_without_leaks`` leave out the test images whose
+        bytes are in training, ``…_without_lookalikes`` those that look nearly like one of training too.
+        Each pair is there if that leaves out some images, but not all.
+        """
         codes = np.arange(len(self.classes))
         scores = evaluate(self.truth, probabilities, codes, groups=self.test_groups, seed=seed)
-        leaked = self.audit.leaked_test[self.split.test]
-        if leaked.any() and not leaked.all():
-            kept = ~leaked
+        leaked, alike = (mask[self.split.test] for mask in (self.audit.leaked_test, self.audit.alike_test))
+        for name, left_out in (("leaks", leaked), ("lookalikes", leaked | alike if alike.any() else alike)):
+            kept = ~left_out
+            if kept.all() or not kept.any():
+                continue
             groups = self.test_groups[kept] if self.test_groups is not None else None
             clean = evaluate(self.truth[kept], probabilities[kept], codes, groups=groups, seed=seed)
-            scores["accuracy_without_leaks"] = clean["accuracy"]
+            for metric in ("accuracy", "balanced_accuracy"):
+                scores[f"{metric}_without_{name}"] = clean[metric]
         return scores
 
     def comparisons(
@@ -99,6 +115,102 @@ class Plan:
         """Compare the winner with every other row on the test images."""
         predicted = [row.argmax(axis=1) for row in probabilities]
         return compare(predicted, self.truth, best, groups=self.test_groups, seed=seed)
+
+    def suspects(self, names: Sequence[str], out_of_fold: Matrix, probabilities: Matrix) -> dict[str, Any]:
+        """Give the ``suspects`` of ``results.json``: labels that the winner contradicts with confidence.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of all rows.
+        out_of_fold : ndarray of float, (n_development, k)
+            NaN for rows that no fold held out.
+        probabilities : ndarray of float, (n_test, k)
+
+        Returns
+        -------
+        dict
+            ``method``, how many labels were ``checked``, how many have another class as the most probable
+            one (``contradicted``), the ``count`` of suspects among these, and the first 50 of them as
+            ``images``, the most suspect first. A model that is ``guessing`` has no suspects.
+        """
+        rows = np.concatenate([self.development, self.split.test])
+        codes = np.concatenate([np.searchsorted(self.classes, self.y), self.truth])
+        p = np.concatenate([out_of_fold, probabilities])
+        found = suspect_labels(codes, p)
+        guessing = is_guessing(codes, p)
+        suspects = found.rows[:0] if guessing else found.rows
+        roles = self.split.roles(len(names))
+        return {
+            "method": found.method,
+            "checked": found.checked,
+            "contradicted": found.contradicted,
+            "guessing": guessing,
+            "count": len(suspects),
+            "images": [
+                {
+                    "name": escape_name(names[rows[at]]),
+                    "split": str(roles[rows[at]]),
+                    "label": str(self.classes[codes[at]]),
+                    "predicted": str(self.classes[p[at].argmax()]),
+                    "probability": float(p[at].max()),
+                    "label_probability": float(p[at, codes[at]]),
+                }
+                for at in suspects[:MOST_SUSPECTS]
+            ],
+        }
+
+    def without_lookalikes(self, out_of_fold: Matrix) -> Score | None:
+        """Score the winner out of fold on images without a copy or lookalike in what the fold learned from.
+
+        None if there are no such images, or no others.
+        """
+        scored = ~np.isnan(out_of_fold).any(axis=1)
+        kept = scored & ~self.audit.alike_within[self.development]
+        if not kept.any() or kept.sum() == scored.sum():
+            return None
+        right = self.classes[out_of_fold[kept].argmax(axis=1)] == self.y[kept]
+        return wilson(int(right.sum()), len(right))
+
+    def shift(
+        self, data: LabelledImages, read: Callable[[NDArray[np.intp]], Matrix], seed: int
+    ) -> Shift | None:
+        """Measure whether the source's own test images can be told from the others.
+
+        Parameters
+        ----------
+        data : LabelledImages
+        read : callable
+            From row numbers to embeddings.
+        seed : int
+
+        Returns
+        -------
+        Shift or None
+            None for a hold-out, which is drawn from the same images, and where there are too few.
+        """
+        test = self.split.test
+        if not (data.splits[test] != "").all():
+            return None
+        first, second = draw_parts(self.y, data.labels[test], seed=seed)
+        one, other = self.development[first], test[second]
+        groups = None
+        if self.groups is not None and self.test_groups is not None:
+            groups = np.concatenate([self.groups[first], self.test_groups[second]])
+        return measure_shift(
+            read(one), read(other), data.labels[one], data.labels[other], groups=groups, seed=seed
+        )
+
+    def audit_of_winner(
+        self, data: LabelledImages, out_of_fold: Matrix, read: Callable[[NDArray[np.intp]], Matrix], seed: int
+    ) -> dict[str, Any]:
+        """Give the audit's findings, with those that need the winner's embeddings and predictions."""
+        findings = self.audit.to_json()
+        if (rest := self.without_lookalikes(out_of_fold)) is not None:
+            findings["near_within_training"]["accuracy_without"] = asdict(rest)
+        if (shift := self.shift(data, read, seed)) is not None:
+            findings["shift"] = shift.to_json()
+        return findings
 
 
 def make_plan(data: LabelledImages, *, cv: int, test_size: float | None, seed: int) -> Plan:
@@ -148,6 +260,7 @@ def make_plan(data: LabelledImages, *, cv: int, test_size: float | None, seed: i
             split.roles(len(data.names)),
             data.groups,
             folds=len(folds),
+            pairs=[(split.development[train], split.development[valid]) for train, valid in folds],
         ),
     )
 

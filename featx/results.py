@@ -1,8 +1,8 @@
 """What an experiment found, and the run folder that keeps it.
 
 ``results.json`` holds every number that a reader may want (schema ``featx.results/1``),
-``predictions.npz`` the test probabilities and out-of-fold predictions of every row, from which each
-picture of a report can be drawn again.
+``predictions.npz`` the test probabilities and out-of-fold predictions of every row, and the winner's
+out-of-fold probabilities, from which each picture of a report can be drawn again.
 """
 
 from __future__ import annotations
@@ -54,6 +54,18 @@ class RowPredictions:
     out_of_fold: NDArray[np.integer[Any]]
 
 
+def most_probable(out_of_fold: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
+    """Give the index of the most probable class of each row; -1 where no fold held it out (NaN).
+
+    Examples
+    --------
+    >>> most_probable(np.array([[0.2, 0.8], [np.nan, np.nan]])).tolist()
+    [1, -1]
+    """
+    missing = np.isnan(out_of_fold).any(axis=1)
+    return np.where(missing, -1, np.nan_to_num(out_of_fold).argmax(axis=1))
+
+
 @dataclass(frozen=True)
 class Results:
     """The outcome of :func:`featx.fit`.
@@ -79,6 +91,11 @@ class Results:
     test_names, truth : arrays
         Names of the test images, and the index of their class.
     predictions : tuple of RowPredictions
+    suspects : mapping
+        Images whose labels the winner contradicts with confidence; see
+        :meth:`featx.protocol.Plan.suspects`.
+    oof_probabilities : ndarray of float, (n_fit, n_classes), or None
+        The winner's, of each image of the training part; NaN where no fold held it out.
     estimator : object
         The winner, fitted: a scikit-learn estimator.
 
@@ -106,6 +123,8 @@ class Results:
     test_names: tuple[str, ...] = field(repr=False)
     truth: NDArray[np.integer[Any]] = field(repr=False)
     predictions: tuple[RowPredictions, ...] = field(repr=False)
+    suspects: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    oof_probabilities: NDArray[np.floating[Any]] | None = field(repr=False, default=None)
     estimator: Any = field(repr=False, default=None)
 
     @property
@@ -123,6 +142,7 @@ class Results:
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "comparisons": [dataclasses.asdict(comparison) for comparison in self.comparisons],
             "best": self.best,
+            "suspects": dict(self.suspects),
             "environment": dict(self.environment),
             "command": self.command,
         }
@@ -147,6 +167,8 @@ class Results:
         for index, predicted in enumerate(self.predictions):
             arrays[f"probabilities_{index}"] = predicted.probabilities.astype(np.float32)
             arrays[f"oof_{index}"] = predicted.out_of_fold
+        if self.oof_probabilities is not None:
+            arrays["oof_probabilities"] = self.oof_probabilities.astype(np.float32)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         text = json.dumps(self.to_json(), indent=1, allow_nan=False, default=_plain)

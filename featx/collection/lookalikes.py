@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NEAR_BITS", "NearPairs", "near_pairs"]
+__all__ = ["NEAR_BITS", "NearPairs", "Nearness", "near_any", "near_pairs"]
 
 NEAR_BITS = 3
 """Hashes of 64 bits that differ in at most so many are of nearly the same image."""
@@ -21,6 +21,9 @@ MOST_COMPARED = 10**8
 
 MOST_FOUND = 200_000
 """Pairs after which no more are looked for."""
+
+MOST_STEPS = 10**9
+"""Comparisons after which :func:`near_any` makes no more (some 20 s)."""
 
 
 class NearPairs(NamedTuple):
@@ -97,6 +100,66 @@ def near_pairs(
     left, right, bits_of_all = np.concatenate(found, axis=1)
     by_place = np.lexsort((right, left))
     return NearPairs(left[by_place], right[by_place], bits_of_all[by_place], complete)
+
+
+class Nearness(NamedTuple):
+    """Whether hashes are near to any of some others.
+
+    Parameters
+    ----------
+    near : ndarray of bool, (n,)
+    complete : bool
+        Whether these are all: False where so many hashes are alike that the search was ended.
+    """
+
+    near: NDArray[np.bool_]
+    complete: bool
+
+
+def near_any(
+    hashes: NDArray[np.uint64], others: NDArray[np.uint64], *, most_compared: int = MOST_STEPS
+) -> Nearness:
+    """Find the hashes that differ from any of ``others`` in at most :data:`NEAR_BITS` bits.
+
+    The same bands as in :func:`near_pairs`. A hash that is found is looked at no more, so that series of
+    like images, which have pairs without number, cost little.
+
+    Parameters
+    ----------
+    hashes : ndarray of uint64, (n,)
+    others : ndarray of uint64, (m,)
+    most_compared : int
+        Where the search ends.
+
+    Returns
+    -------
+    Nearness
+
+    Examples
+    --------
+    >>> near_any(np.array([0b0111, 0b1111_1000], np.uint64), np.array([0], np.uint64)).near.tolist()
+    [True, False]
+    """
+    near = np.isin(hashes, others)
+    others = np.unique(others)
+    compared = 0
+    for mask in _masks():
+        there = others[np.argsort(others & mask)]
+        keys = there & mask
+        left = np.flatnonzero(~near)
+        at = np.searchsorted(keys, hashes[left] & mask, side="left")
+        stop = np.searchsorted(keys, hashes[left] & mask, side="right")
+        going = at < stop
+        while going.any():
+            left, at, stop = left[going], at[going], stop[going]
+            compared += len(left)
+            if compared > most_compared:
+                return Nearness(near, complete=False)
+            is_near = np.bitwise_count(hashes[left] ^ there[at]) <= NEAR_BITS
+            near[left[is_near]] = True
+            at = at + 1
+            going = ~is_near & (at < stop)
+    return Nearness(near, complete=True)
 
 
 def _masks() -> list[np.uint64]:

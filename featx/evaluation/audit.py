@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featx.collection.coding import SAYS_NOTHING, check_lengths
-from featx.collection.lookalikes import NEAR_BITS
+from featx.collection.coding import check_lengths
+from featx.evaluation.lookalikes import Hashes, alike_between, alike_within
 
 __all__ = ["Audit", "audit"]
-
-MOST_PAIRS = 2 * 10**9
-"""Beyond so many (test, training) pairs, near-duplicates are not looked for (some seconds)."""
 
 SHOWN = 50
 """How many examples of each finding are kept; counts are of all."""
@@ -33,7 +30,16 @@ class Audit:
         Test images that look like a training image without being the same bytes, each with the
         nearest one and the number of hash bits that differ.
     near_checked : bool
-        Whether near-duplicates were looked for; not beyond 2·10⁹ pairs, nor without hashes.
+        Whether near-duplicates were looked for; not without hashes.
+    near_complete : bool
+        Whether these are all: False where so many images are alike that a search was ended.
+    without_hash : int
+        Images of training and test whose looks are not known: too small, of one grey, or imported.
+    near_within, n_near_within : list of (name, name of the other, bits), int
+        Images that a fold scores and that have a copy or a lookalike among those it is fitted on, which
+        makes the cross-validation optimistic.
+    n_scored : int
+        Images that a fold scores.
     conflicts, n_conflicts : list of (names, labels), int
         One image, the same bytes, under several labels.
     small_classes : list of (label, count)
@@ -42,6 +48,10 @@ class Audit:
         Groups that stand both in training and in the test.
     leaked_test : ndarray of bool, shape (n,)
         Rows of the test whose bytes occur in training.
+    alike_test : ndarray of bool, shape (n,)
+        Rows of the test that look nearly like one of training, without being the same bytes.
+    alike_within : ndarray of bool, shape (n,)
+        Rows of ``near_within``.
     """
 
     duplicates: list[tuple[str, str]]
@@ -49,12 +59,19 @@ class Audit:
     near_duplicates: list[tuple[str, str, int]]
     n_near_duplicates: int
     near_checked: bool
+    near_complete: bool
+    without_hash: int
+    near_within: list[tuple[str, str, int]]
+    n_near_within: int
+    n_scored: int
     conflicts: list[tuple[list[str], list[str]]]
     n_conflicts: int
     small_classes: list[tuple[str, int]]
     shared_groups: list[str]
     n_shared_groups: int
     leaked_test: NDArray[np.bool_] = field(repr=False)
+    alike_test: NDArray[np.bool_] = field(repr=False)
+    alike_within: NDArray[np.bool_] = field(repr=False)
 
     @property
     def clean(self) -> bool:
@@ -62,19 +79,27 @@ class Audit:
         return not (
             self.n_duplicates
             or self.n_near_duplicates
+            or self.n_near_within
             or self.n_conflicts
             or self.small_classes
             or self.n_shared_groups
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types; the mask stands as the number of rows."""
+        """Plain types; of the masks, the first stands as its number of rows."""
         return {
             "duplicates": {"count": self.n_duplicates, "examples": [list(pair) for pair in self.duplicates]},
             "near_duplicates": {
                 "checked": self.near_checked,
+                "complete": self.near_complete,
+                "without_hash": self.without_hash,
                 "count": self.n_near_duplicates,
                 "examples": [list(found) for found in self.near_duplicates],
+            },
+            "near_within_training": {
+                "count": self.n_near_within,
+                "of": self.n_scored,
+                "examples": [list(found) for found in self.near_within],
             },
             "conflicts": {
                 "count": self.n_conflicts,
@@ -95,7 +120,7 @@ def audit(
     groups: Sequence[Any] | NDArray[Any] | None = None,
     *,
     folds: int = 5,
-    near_bits: int = NEAR_BITS,
+    pairs: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]] = (),
 ) -> Audit:
     """Look for leaks between training and test, for contradictions, and for classes too small.
 
@@ -116,8 +141,8 @@ def audit(
         What should stay together; None or ``""`` for images without.
     folds : int, default=5
         A class needs at least so many images to learn from.
-    near_bits : int, default=3
-        Hashes that differ in at most so many bits are near; 0 to 64.
+    pairs : sequence of (fitted on, scored on)
+        The folds, as row numbers; without them, alike images are not looked for between folds.
 
     Returns
     -------
@@ -144,23 +169,44 @@ def audit(
         int(code): row for row, code in zip(np.flatnonzero(learned)[::-1], codes[learned][::-1], strict=True)
     }
     duplicates = [(names[row], names[first[int(codes[row])]]) for row in np.flatnonzero(leaked)[:SHOWN]]
-    near, n_near, checked = _near(names, phashes, np.flatnonzero(tested & ~leaked), learned, near_bits)
+    hashes = _hashes(codes, phashes, digests)
+    used = learned | tested
+    near = alike_between(hashes, np.flatnonzero(tested & ~leaked), np.flatnonzero(learned), SHOWN)
+    within = alike_within(hashes, pairs, SHOWN)
+    scored = np.unique(np.concatenate([valid for _, valid in pairs])) if pairs else np.empty(0, np.intp)
     conflicts, n_conflicts = _conflicts(names, codes, known)
     shared = _shared_groups(groups, learned, tested)
     values, counts = np.unique(known[learned & (known != "")], return_counts=True)
     return Audit(
         duplicates=duplicates,
         n_duplicates=int(leaked.sum()),
-        near_duplicates=near,
-        n_near_duplicates=n_near,
-        near_checked=checked,
+        near_duplicates=_named(names, near.examples),
+        n_near_duplicates=int(near.found.sum()),
+        near_checked=bool(hashes.telling[used].any()),
+        near_complete=near.complete and within.complete,
+        without_hash=int((used & ~hashes.telling).sum()),
+        near_within=_named(names, within.examples),
+        n_near_within=int(within.found.sum()),
+        n_scored=len(scored),
         conflicts=conflicts,
         n_conflicts=n_conflicts,
         small_classes=[(str(v), int(c)) for v, c in zip(values, counts, strict=True) if c < folds],
         shared_groups=shared[:SHOWN],
         n_shared_groups=len(shared),
         leaked_test=leaked,
+        alike_test=near.found,
+        alike_within=within.found,
     )
+
+
+def _hashes(codes: NDArray[np.intp], phashes: ArrayLike | None, digests: Any) -> Hashes:
+    known = None if phashes is None else np.asarray(phashes, dtype=np.uint64)
+    rows = digests if isinstance(digests, np.ndarray) and digests.ndim == 2 else None
+    return Hashes.of(codes, known, rows)
+
+
+def _named(names: Sequence[str], found: Sequence[tuple[int, int, int]]) -> list[tuple[str, str, int]]:
+    return [(names[row], names[other], bits) for row, other, bits in found]
 
 
 def _codes(digests: ArrayLike | Sequence[bytes]) -> NDArray[np.intp]:
@@ -188,40 +234,6 @@ def _conflicts(
         rows = labelled[codes[labelled] == code]
         found.append(([names[row] for row in rows[:SHOWN]], sorted({str(labels[row]) for row in rows})))
     return found, len(contradicted)
-
-
-def _near(
-    names: Sequence[str],
-    phashes: ArrayLike | None,
-    candidates: NDArray[np.intp],
-    learned: NDArray[np.bool_],
-    near_bits: int,
-) -> tuple[list[tuple[str, str, int]], int, bool]:
-    if phashes is None:
-        return [], 0, False
-    hashes = np.asarray(phashes, dtype=np.uint64)
-    telling = ~np.isin(hashes, SAYS_NOTHING)
-    tests = candidates[telling[candidates]]
-    # One of each hash: sets of rendered or empty images hold the same one many times.
-    kept, where = np.unique(hashes[learned & telling], return_index=True)
-    rows = np.flatnonzero(learned & telling)[where]
-    if len(tests) * len(kept) > MOST_PAIRS:
-        return [], 0, False
-    if not len(tests) or not len(kept):
-        return [], 0, True
-    found: list[tuple[str, str, int]] = []
-    count = 0
-    step = max(1, 2**22 // len(kept))
-    for start in range(0, len(tests), step):
-        block = tests[start : start + step]
-        bits = np.bitwise_count(hashes[block][:, None] ^ kept[None])
-        nearest = bits.argmin(axis=1)
-        distance = bits[np.arange(len(block)), nearest]
-        for at in np.flatnonzero(distance <= near_bits):
-            count += 1
-            if len(found) < SHOWN:
-                found.append((names[block[at]], names[rows[nearest[at]]], int(distance[at])))
-    return found, count, True
 
 
 def _shared_groups(

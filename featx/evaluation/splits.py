@@ -138,6 +138,11 @@ def make_split(
         for name in ("test", "val")
         if (names == name).any() and not (labelled & (names == name)).any()
     ]
+    notes += [
+        f"{missing} of {int((names == name).sum())} {name} images have no label and are left out: label them"
+        for name in ("train", "test", "val")
+        if (missing := int((~labelled & (names == name)).sum())) and (labelled & (names == name)).any()
+    ]
     own = "test" if (labelled & (names == "test")).any() else "val"
     test = labelled & (names == own)
     tuning = labelled & (names == "val") if own == "test" else np.zeros_like(test)
@@ -151,9 +156,8 @@ def make_split(
         train = labelled & ~test & ~tuning
         origin = "the source's test split"
         if own == "val":
-            origin = (
-                "the source's val split, since it has no " + ("labelled " if notes else "") + "test split"
-            )
+            unlabelled_test = "labelled " if (names == "test").any() else ""
+            origin = f"the source's val split, since it has no {unlabelled_test}test split"
         if (unnamed := int((train & (names == "")).sum())) and not (names[train] == "").all():
             notes.append(f"{unnamed} images name no split and count as training images")
     else:
@@ -269,8 +273,16 @@ def _check(
                 f"image: add "
                 f"training images of it, or leave it out of the {name} split."
             )
-    absent = np.setdiff1d(learned, labels[test])
-    if not len(absent):
-        return []
-    shown = ", ".join(repr(str(name)) for name in absent[:5]) + (", …" if len(absent) > 5 else "")
-    return [f"no test image of {len(absent)} of {len(learned)} classes ({shown})"]
+    notes = []
+    remedies = {
+        "test": "how well they are told is not known: add test images of them",
+        "val": "the choice does not look at them: add val images of them",
+    }
+    for part, name in ((test, "test"), (tuning, "val")):
+        if part.any() and len(absent := np.setdiff1d(learned, labels[part])):
+            shown = ", ".join(repr(str(one)) for one in absent[:5]) + (", …" if len(absent) > 5 else "")
+            notes.append(
+                f"no {name} image of {len(absent)} of {len(learned)} classes ({shown}), so that "
+                f"{remedies[name]}"
+            )
+    return notes

@@ -39,6 +39,9 @@ from featx.report.wording import (
 MOST_SKIPPED = 200
 """Skipped images that a report lists; the rest are counted."""
 
+SUSPECTS = "Images to look at: their labels may be wrong"
+"""The heading over suspected labels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -78,6 +81,7 @@ class Content:
     dataset: Table
     facts: tuple[tuple[str, str], ...]
     audit: tuple[str, ...]
+    suspects: Table | None
     warnings: tuple[str, ...]
     skipped: Table | None
     command: str
@@ -101,7 +105,7 @@ def describe(results: Mapping[str, Any], predictions: Mapping[str, Any] | None =
     dataset = results["dataset"]
     name = plain(dataset.get("name"))
     audit = dataset.get("audit") or {}
-    findings = (*audit_findings(audit, examples=5), *audit_gaps(audit))
+    findings = (*audit_findings(audit, examples=5), *audit_gaps(audit), *_no_suspects(results))
     return Content(
         title=name if name != MISSING else "featx run",
         subtitle=_subtitle(results),
@@ -112,6 +116,7 @@ def describe(results: Mapping[str, Any], predictions: Mapping[str, Any] | None =
         dataset=_dataset(dataset),
         facts=_facts(dataset),
         audit=findings or (("Nothing was found.",) if audit else ("No audit was made.",)),
+        suspects=_suspects(results.get("suspects") or {}),
         warnings=_warnings(results),
         skipped=_skipped(dataset.get("skipped") or []),
         command=plain(results.get("command")),
@@ -296,6 +301,43 @@ def _warnings(results: Mapping[str, Any]) -> tuple[str, ...]:
         for text in results["rows"][index].get("warnings") or ():
             by_text.setdefault(plain(text), []).append(f"{place}")
     return tuple(f"Rank {', '.join(places)}: {text}" for text, places in by_text.items())
+
+
+def _no_suspects(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say that labels were checked and none is suspected; if some are, they have a table."""
+    suspects = results.get("suspects") or {}
+    if not suspects.get("checked") or suspects.get("count"):
+        return ()
+    if suspects.get("guessing"):
+        return ("Labels could not be checked: the best model cannot be told from guessing.",)
+    method = plain(suspects.get("method"))
+    return (f"None of {many(suspects['checked'], 'label')} is suspected to be wrong ({method}).",)
+
+
+def _suspects(suspects: Mapping[str, Any]) -> Table | None:
+    images = suspects.get("images") or []
+    if not images:
+        return None
+    lines = tuple(
+        (
+            plain(image.get("name")),
+            plain(image.get("split")),
+            plain(image.get("label")),
+            number(image.get("label_probability")),
+            plain(image.get("predicted")),
+            number(image.get("probability")),
+        )
+        for image in images
+    )
+    count, shown = suspects.get("count") or len(images), len(images)
+    some = f"; {shown} of {count:,}" if count > shown else ""
+    note = (
+        f"By {plain(suspects.get('method'))}, the most suspect first{some}. "
+        "Probabilities are the best model's: of training images from the fold that did not learn from them. "
+        "A suspicion may as well be the model's own error."
+    )
+    columns = ("image", "split", "label", "its probability", "predicted", "probability")
+    return Table(columns, lines, frozenset({3, 5}), None, note)
 
 
 def _skipped(skipped: Sequence[Mapping[str, Any]]) -> Table | None:

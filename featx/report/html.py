@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from featx.report.content import Content, Table, compare_runs, describe, run_title
+from featx.report.content import SUSPECTS, Content, Table, compare_runs, describe, run_title
 from featx.report.per_class import confusion_matrix
 from featx.report.pictures import Picture, draw_confusion, draw_leaderboard
 from featx.report.runs import Run
@@ -55,7 +55,9 @@ def render_html(runs: Sequence[Run]) -> str:
     comparison: Table | None = compare_runs(runs) if len(runs) > 1 else None
     title = f"{len(runs)} runs compared" if comparison else sections[0].title
     template = _environment().get_template("report.html.j2")
-    return template.render(title=title, sections=sections, comparison=comparison, missing=MISSING)
+    return template.render(
+        title=title, sections=sections, comparison=comparison, missing=MISSING, suspects_heading=SUSPECTS
+    )
 
 
 def tidy(text: str) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featx.records import escape_name
-from featx.report.content import Content, Table, compare_runs, describe, run_title
+from featx.report.content import SUSPECTS, Content, Table, compare_runs, describe, run_title
 from featx.report.runs import Run
 from featx.report.wording import MISSING
 
@@ -69,6 +69,8 @@ def _run(content: Content, heading: str, level: int) -> list[str]:
     lines += ["", f"{marks} Data", "", *_table(content.dataset)]
     lines += ["", *_facts(content.facts)]
     lines += ["", f"{marks} Audit", "", *(f"- {escape_markdown(finding)}" for finding in content.audit)]
+    if content.suspects:
+        lines += ["", f"{marks} {SUSPECTS}", "", *_table(content.suspects)]
     if content.skipped:
         lines += ["", f"{marks} Skipped images", "", *_table(content.skipped)]
     lines += ["", f"{marks} Reproduction", ""]

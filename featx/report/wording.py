@@ -23,7 +23,10 @@ HEAD_TITLES = {
 METRIC_TITLES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
-    "accuracy_without_leaks": "accuracy without leaked images",
+    "accuracy_without_leaks": "accuracy without copies of training images",
+    "balanced_accuracy_without_leaks": "balanced accuracy without copies of training images",
+    "accuracy_without_lookalikes": "accuracy without copies and lookalikes of training images",
+    "balanced_accuracy_without_lookalikes": "balanced accuracy without copies and lookalikes",
     "precision_macro": "macro precision",
     "recall_macro": "macro recall",
     "f1_macro": "macro F1",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featx.collection import lookalikes
-from featx.collection.lookalikes import NEAR_BITS, near_pairs
+from featx.collection.lookalikes import NEAR_BITS, near_any, near_pairs
 
 # Few bits, so that many are near; and any bits at all.
 FEW_BITS = st.lists(st.sets(st.integers(0, 63), max_size=4), max_size=30)
@@ -93,3 +93,52 @@ class TestLimits:
         )
         near_pairs(np.arange(5000, dtype=np.uint64), most_compared=20_000)
         assert 0 < sum(compared) <= 20_000
+
+
+class TestNearAny:
+    HASHES = FEW_BITS.map(lambda sets: [sum(1 << bit for bit in bits) for bits in sets]) | ANY_BITS
+
+    @settings(max_examples=150, deadline=None)
+    @given(hashes=HASHES, others=HASHES)
+    def test_it_is_what_a_comparison_of_all_with_all_finds(self, hashes, others):
+        found = near_any(np.array(hashes, np.uint64), np.array(others, np.uint64))
+        expected = [any((a ^ b).bit_count() <= NEAR_BITS for b in others) for a in hashes]
+        assert found.complete
+        assert found.near.tolist() == expected
+
+    def test_none_of_those_planted_among_200_000_is_missed(self):
+        rng = np.random.default_rng(0)
+        hashes = rng.integers(0, 2**64, 200_000, dtype=np.uint64)
+        others, asked = hashes[:150_000], hashes[150_000:].copy()
+        planted = rng.choice(len(asked), 2000, replace=False)
+        for number, place in enumerate(planted):
+            bits = rng.choice(64, number % (NEAR_BITS + 1), replace=False)
+            asked[place] = others[number] ^ np.uint64(sum(1 << int(bit) for bit in bits))
+        found = near_any(asked, others)
+        assert found.complete
+        # Chance gives none: 7.5e9 pairs, of which 2e-15 are near.
+        assert np.flatnonzero(found.near).tolist() == sorted(planted.tolist())
+
+    def test_series_of_like_images_cost_little(self, monkeypatch):
+        compared = []
+        count = np.bitwise_count
+        monkeypatch.setattr(
+            lookalikes.np, "bitwise_count", lambda values: compared.append(len(values)) or count(values)
+        )
+        rng = np.random.default_rng(0)
+        series = rng.integers(0, 2**64, 10, dtype=np.uint64).repeat(400)
+        flips = np.uint64(1) << rng.integers(0, 64, (3, 4000)).astype(np.uint64)
+        one, other = series ^ flips[0] ^ flips[1], series ^ flips[2]
+        found = near_any(one, other)
+        assert found.near.all()
+        assert sum(compared) < 10 * len(series)  # of 1.6 million pairs that are near
+
+    def test_a_search_that_is_ended_says_so_and_finds_nothing_wrong(self):
+        hashes = np.arange(256, dtype=np.uint64) << np.uint64(56)
+        asked = hashes[200:]
+        found = near_any(asked | np.uint64(0b111), hashes[:200], most_compared=60)
+        assert not found.complete
+        whole = near_any(asked | np.uint64(0b111), hashes[:200])
+        assert whole.complete
+        assert found.near.sum() < whole.near.sum() or not whole.near.any()
+        assert not (found.near & ~whole.near).any()

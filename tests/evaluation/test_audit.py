@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from featx.errors import DatasetError
-from featx.evaluation import audit as audit_module
 from featx.evaluation.audit import audit
 
 
@@ -94,13 +93,65 @@ def test_hashes_that_say_nothing_are_passed_over():
     assert audit(names, digests, hashes, labels, roles).n_near_duplicates == 0
 
 
-def test_too_many_pairs_are_not_looked_at_and_it_is_said(monkeypatch):
+def test_without_hashes_it_is_said_that_nothing_was_looked_for():
     names, digests, hashes, labels, roles = images()
     hashes[13] = hashes[3]
-    monkeypatch.setattr(audit_module, "MOST_PAIRS", 99)
-    found = audit(names, digests, hashes, labels, roles)
-    assert (found.near_checked, found.n_near_duplicates) == (False, 0)
+    assert audit(names, digests, hashes, labels, roles).near_checked
     assert audit(names, digests, None, labels, roles).near_checked is False
+    found = audit(names, digests, np.zeros_like(hashes), labels, roles)
+    assert (found.near_checked, found.without_hash, found.n_near_duplicates) == (False, 20, 0)
+
+
+def test_the_start_of_the_digest_is_no_hash():
+    names, digests, hashes, labels, roles = images()
+    hashes[2:] = digests[2:, :8].copy().view("<u8").ravel()
+    found = audit(names, digests, hashes, labels, roles)
+    assert (found.near_checked, found.without_hash) == (True, 18)
+
+
+def test_all_near_duplicates_are_marked_and_counted():
+    names, digests, hashes, labels, roles = images(200)
+    hashes[100:190] = hashes[:90] ^ np.uint64(5)
+    digests[195] = digests[3]
+    hashes[195] = hashes[3]
+    found = audit(names, digests, hashes, labels, roles)
+    assert found.n_near_duplicates == 90
+    assert len(found.near_duplicates) == 50
+    # The same bytes are duplicates, and no near-duplicates too.
+    assert np.flatnonzero(found.alike_test).tolist() == list(range(100, 190))
+    assert np.flatnonzero(found.leaked_test).tolist() == [195]
+
+
+def test_tuning_counts_as_training_for_near_duplicates_too():
+    names, digests, hashes, labels, roles = images()
+    roles[4], roles[5] = "tuning", ""
+    hashes[14], hashes[15] = hashes[4], hashes[5]
+    assert audit(names, digests, hashes, labels, roles).near_duplicates == [("a/014.png", "a/004.png", 0)]
+
+
+FOLDS = [(np.arange(5, 10), np.arange(5)), (np.arange(5), np.arange(5, 10))]
+
+
+def test_lookalikes_and_copies_in_several_folds_are_found():
+    names, digests, hashes, labels, roles = images()
+    hashes[7] = hashes[1] ^ np.uint64(0b101)
+    digests[8] = digests[2]
+    hashes[4] = hashes[3]
+    hashes[12] = hashes[0]
+    found = audit(names, digests, hashes, labels, roles, pairs=FOLDS)
+    assert np.flatnonzero(found.alike_within).tolist() == [1, 2, 7, 8]  # 3 and 4 are of one fold
+    assert (found.n_near_within, found.n_scored) == (4, 10)
+    assert found.near_within[0] == ("b/001.png", "b/007.png", 2)
+    assert found.near_within[1] == ("a/002.png", "a/008.png", 0)
+    assert not found.clean
+
+
+def test_one_fold_is_a_tuning_split():
+    names, digests, hashes, labels, roles = images()
+    hashes[7] = hashes[1]
+    found = audit(names, digests, hashes, labels, roles, pairs=FOLDS[:1])
+    assert np.flatnonzero(found.alike_within).tolist() == [1]
+    assert found.n_scored == 5
 
 
 def test_counts_are_of_all_and_lists_are_capped():
@@ -133,7 +184,14 @@ def test_json_is_json():
     data = json.loads(json.dumps(found.to_json()))
     assert data == {
         "duplicates": {"count": 1, "examples": [["b/011.png", "a/000.png"]]},
-        "near_duplicates": {"checked": True, "count": 1, "examples": [["b/013.png", "b/003.png", 1]]},
+        "near_duplicates": {
+            "checked": True,
+            "complete": True,
+            "without_hash": 0,
+            "count": 1,
+            "examples": [["b/013.png", "b/003.png", 1]],
+        },
+        "near_within_training": {"count": 0, "of": 0, "examples": []},
         "conflicts": {
             "count": 1,
             "examples": [{"names": ["a/000.png", "b/011.png"], "labels": ["a", "b"]}],

@@ -94,7 +94,8 @@ def test_what_the_reader_must_know_is_noted():
     split = make_split(["train"] * 4 + [""] + ["test"], ["a", "b", "a", "b", "c", "a"])
     assert split.notes == (
         "1 images name no split and count as training images",
-        "no test image of 2 of 3 classes ('b', 'c')",
+        "no test image of 2 of 3 classes ('b', 'c'), so that how well they are told is not known: add test "
+        "images of them",
     )
 
 
@@ -146,10 +147,32 @@ def test_what_cannot_be_split_says_why(splits, y, options, text):
         make_split(splits, y, **options)
 
 
+def test_a_class_that_the_tuning_split_lacks_is_noted():
+    split = make_split(["train"] * 3 + ["val"] * 2 + ["test"] * 3, [*"abc", *"ab", *"abc"])
+    assert split.notes == (
+        "no val image of 1 of 3 classes ('c'), so that the choice does not look at them: add val images of "
+        "them",
+    )
+
+
+def test_labels_that_are_missing_in_a_split_are_counted():
+    splits = ["train"] * 5 + ["val"] * 2 + ["test"] * 4
+    split = make_split(splits, ["a", "b", "", "a", "b", "", "", "a", None, "b", "b"])
+    assert split.unlabelled == 4
+    assert split.notes == (
+        "the val split has no labels and is left out (2 images)",
+        "1 of 5 train images have no label and are left out: label them",
+        "1 of 4 test images have no label and are left out: label them",
+    )
+    assert split.test.tolist() == [7, 9, 10]
+    assert split.tuning is None
+
+
 def test_a_class_in_one_group_is_learned_and_noted():
     groups = np.repeat(["p", "q", "r", "s"], 4)
     y = np.array(["a", "b"] * 6 + ["c"] * 4)
     for seed in range(8):
         split = make_split([""] * 16, y, groups, seed=seed)
-        assert split.notes == ("no test image of 1 of 3 classes ('c')",)
+        assert len(split.notes) == 1
+        assert split.notes[0].startswith("no test image of 1 of 3 classes ('c'), so that")
         assert len(split.test) == 4

@@ -58,6 +58,16 @@ def test_holds_the_numbers(page):
     assert "scikit-learn=1.9.0" in page.text
 
 
+def test_suspected_labels_have_a_table(build, results, tmp_path):
+    image = {"name": build.evil, "split": "train", "label": "ants", "predicted": "bees"}
+    image |= {"probability": 0.981, "label_probability": 0.012}
+    results["suspects"] = {"method": "m", "checked": 9, "contradicted": 1, "count": 1, "images": [image]}
+    page = Page(render_html([load_run(build.save(tmp_path / "run", results))]))
+    assert "Images to look at: their labels may be wrong" in page.text
+    assert "trainants0.012bees0.981" in page.text
+    assert not page.all("script")
+
+
 def test_the_verdict_comes_before_tables_and_pictures(run_folder):
     text = render_html([load_run(run_folder)])
     body = text[text.index("<body>") :]

@@ -64,6 +64,51 @@ def test_audit_with_examples(results):
     assert "- Near-duplicates were not looked for" in text
 
 
+def suspect(name="train/ants/1.jpg"):
+    return {
+        "name": name,
+        "split": "train",
+        "label": "ants",
+        "predicted": "bees",
+        "probability": 0.981,
+        "label_probability": 0.012,
+    }
+
+
+def test_suspected_labels_have_a_table(results, build):
+    results["suspects"] = {
+        "method": "confident learning",
+        "checked": 397,
+        "contradicted": 90,
+        "count": 60,
+        "images": [suspect(), suspect(build.evil)],
+    }
+    text = render_markdown(results)
+    assert "## Images to look at: their labels may be wrong" in text
+    assert "| train/ants/1.jpg | train | ants | 0.012 | bees | 0.981 |" in text
+    assert "By confident learning, the most suspect first; 2 of 60." in text
+    assert "<script" not in text
+
+
+def test_no_suspected_label_is_said(results):
+    results["suspects"] = {"method": "confident learning", "checked": 397, "count": 0, "images": []}
+    text = render_markdown(results)
+    assert "- None of 397 labels is suspected to be wrong (confident learning)." in text
+    assert "Images to look at" not in text
+    results["suspects"] |= {"guessing": True}
+    text = render_markdown(results)
+    assert "- Labels could not be checked: the best model cannot be told from guessing." in text
+    assert "None of 397" not in text
+
+
+def test_what_a_search_left_out_is_said(results):
+    near = {"checked": True, "complete": False, "without_hash": 3, "count": 0, "examples": []}
+    results["dataset"]["audit"] = {"near_duplicates": near}
+    text = render_markdown(results)
+    assert "- The search for near-duplicates was ended" in text
+    assert "- 3 images have no perceptual hash" in text
+
+
 def test_an_audit_without_findings(results):
     assert "- No audit was made." in render_markdown(results)
     results["dataset"]["audit"] = {"duplicates": {"count": 0, "examples": []}, "leaked_test": 0}
