@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from featx.dataset import LabelledSet, open_dataset
 from featx.environment import environment, peak_memory_bytes
 from featx.errors import DatasetError
+from featx.evaluation.metrics import Evaluation
 from featx.files import disk_errors
 from featx.heads.catalog import DEFAULT_HEADS, Head, find_head
 from featx.heads.search import Tuned, tune
 from featx.protocol import Plan, describe_dataset, make_plan
-from featx.records import LayerInfo, Progress, ProgressCallback, ResultRow, Score, escape_name
+from featx.records import LayerInfo, Progress, ProgressCallback, ResultRow, escape_name
 from featx.report import write_report
 from featx.results import (
     MODEL_FILE,
@@ -137,8 +138,8 @@ def fit(
             seconds = time.perf_counter() - started
             tuned.append(found)
             predictions.append(RowPredictions(probabilities, _labels_out_of_fold(found)))
-            scores = plan.scores(probabilities, seed)
-            rows.append(_row(data.stores[store], layer, found, scores, seconds, names[store]))
+            test = plan.evaluation(probabilities, seed)
+            rows.append(_row(data.stores[store], layer, found, test, seconds, names[store]))
     if on_progress is not None:
         on_progress(Progress("fit", len(rows), len(rows), "heads"))
 
@@ -211,7 +212,7 @@ def _row(
     store: FeatureStore,
     layer: LayerInfo,
     found: Tuned,
-    test: dict[str, Score],
+    test: Evaluation,
     predict_seconds: float,
     label: str,
 ) -> ResultRow:
@@ -233,7 +234,9 @@ def _row(
             "sd": found.sd_,
             "folds": [float(score) for score in found.cv_scores_[found.best_index_]],
         },
-        test=test,
+        test=test.scores,
+        per_class=test.per_class,
+        confusion=test.confusion,
         seconds={
             "extract": float(store.meta.get("seconds", 0.0)),
             "fit": sum(found.seconds_.values()),

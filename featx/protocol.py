@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from featx.evaluation.audit import Audit, audit
 from featx.evaluation.comparison import compare
-from featx.evaluation.metrics import evaluate
+from featx.evaluation.metrics import Evaluation, assess
 from featx.evaluation.splits import Split, group_codes, make_split
 from featx.heads.folds import Folds, make_folds
-from featx.records import Comparison, Score, SkippedImage, escape_name
+from featx.records import Comparison, SkippedImage, escape_name
 
 __all__ = ["LabelledImages", "Plan", "describe_dataset", "make_plan"]
 
@@ -81,17 +81,17 @@ class Plan:
         """All rows that are not test, ascending."""
         return self.split.development
 
-    def scores(self, probabilities: NDArray[np.floating[Any]], seed: int) -> dict[str, Score]:
+    def evaluation(self, probabilities: NDArray[np.floating[Any]], seed: int) -> Evaluation:
         """Score the test images, and again without those that are also in training."""
         codes = np.arange(len(self.classes))
-        scores = evaluate(self.truth, probabilities, codes, groups=self.test_groups, seed=seed)
+        found = assess(self.truth, probabilities, self.classes, groups=self.test_groups, seed=seed)
         leaked = self.audit.leaked_test[self.split.test]
-        if leaked.any() and not leaked.all():
-            kept = ~leaked
-            groups = self.test_groups[kept] if self.test_groups is not None else None
-            clean = evaluate(self.truth[kept], probabilities[kept], codes, groups=groups, seed=seed)
-            scores["accuracy_without_leaks"] = clean["accuracy"]
-        return scores
+        if not leaked.any() or leaked.all():
+            return found
+        kept = ~leaked
+        groups = self.test_groups[kept] if self.test_groups is not None else None
+        clean = assess(self.truth[kept], probabilities[kept], codes, groups=groups, seed=seed)
+        return replace(found, scores={**found.scores, "accuracy_without_leaks": clean.scores["accuracy"]})
 
     def comparisons(
         self, probabilities: Sequence[NDArray[np.floating[Any]]], best: int, seed: int
