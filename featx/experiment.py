@@ -17,12 +17,13 @@ from pathlib import Path
 from featx.dataset import LabelledSet, open_dataset
 from featx.environment import environment, peak_memory_bytes
 from featx.errors import DatasetError
+from featx.evaluation.metrics import Evaluation
 from featx.files import disk_errors
 from featx.heads.catalog import DEFAULT_HEADS, find_head
 from featx.heads.head import Head
 from featx.heads.search import Tuned, tune
 from featx.protocol import Plan, describe_dataset, make_plan
-from featx.records import Layer, Progress, ProgressCallback, ResultRow, Score, escape_name
+from featx.records import Layer, Progress, ProgressCallback, ResultRow, escape_name
 from featx.report import write_report
 from featx.results import (
     MODEL_FILE,
@@ -136,8 +137,8 @@ def fit(
             seconds = time.perf_counter() - started
             tuned.append(found)
             predictions.append(RowPredictions(probabilities, most_probable(found.oof_)))
-            scores = plan.scores(probabilities, seed)
-            rows.append(_row(data.stores[store], layer, found, scores, seconds, names[store]))
+            test = plan.evaluation(probabilities, seed)
+            rows.append(_row(data.stores[store], layer, found, test, seconds, names[store]))
     if on_progress is not None:
         on_progress(Progress("fit", len(rows), len(rows), "heads"))
 
@@ -213,7 +214,7 @@ def _row(
     store: FeatureStore,
     layer: Layer,
     found: Tuned,
-    test: dict[str, Score],
+    test: Evaluation,
     predict_seconds: float,
     label: str,
 ) -> ResultRow:
@@ -235,7 +236,9 @@ def _row(
             "sd": found.sd_,
             "folds": [float(score) for score in found.cv_scores_[found.best_index_]],
         },
-        test=test,
+        test=test.scores,
+        per_class=test.per_class,
+        confusion=test.confusion,
         seconds={
             "extract": float(store.meta.get("seconds", 0.0)),
             "fit": sum(found.seconds_.values()),

@@ -204,6 +204,7 @@ def finetune(
     predicted = time.perf_counter()
     out_of_fold = _out_of_fold(plan, trial)
 
+    test = plan.evaluation(probabilities, seed)
     row = ResultRow(
         kind="finetune",
         backbone=backbone,
@@ -218,7 +219,9 @@ def finetune(
             "augment": augment,
         },
         cv={"mean": trial.accuracy, "sd": None, "folds": [trial.accuracy]},
-        test=plan.scores(probabilities, seed),
+        test=test.scores,
+        per_class=test.per_class,
+        confusion=test.confusion,
         seconds={"extract": 0.0, "fit": trained - started, "predict": predicted - trained},
         peak_memory_bytes=peak_memory_bytes(),
         n_parameters_trained=model.n_trained,

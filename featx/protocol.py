@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from featx.evaluation.audit import Audit, audit
 from featx.evaluation.comparison import compare
 from featx.evaluation.intervals import wilson
 from featx.evaluation.label_errors import is_guessing, suspect_labels
-from featx.evaluation.metrics import evaluate
+from featx.evaluation.metrics import Evaluation, assess
 from featx.evaluation.shift import Shift, draw_parts, measure_shift
 from featx.evaluation.splits import Split, group_codes, make_split
 from featx.heads.folds import Folds, make_folds
@@ -89,7 +89,7 @@ class Plan:
         """All rows that are not test, ascending."""
         return self.split.development
 
-    def scores(self, probabilities: NDArray[np.floating[Any]], seed: int) -> dict[str, Score]:
+    def evaluation(self, probabilities: NDArray[np.floating[Any]], seed: int) -> Evaluation:
         """Score the test images, and again without those that are also in training.
 
         ``accuracy_without_leaks`` and ``balanced_accuracy_without_leaks`` leave out the test images whose
@@ -97,17 +97,18 @@ class Plan:
         Each pair is there if that leaves out some images, but not all.
         """
         codes = np.arange(len(self.classes))
-        scores = evaluate(self.truth, probabilities, codes, groups=self.test_groups, seed=seed)
+        found = assess(self.truth, probabilities, self.classes, groups=self.test_groups, seed=seed)
+        scores = dict(found.scores)
         leaked, alike = (mask[self.split.test] for mask in (self.audit.leaked_test, self.audit.alike_test))
         for name, left_out in (("leaks", leaked), ("lookalikes", leaked | alike if alike.any() else alike)):
             kept = ~left_out
             if kept.all() or not kept.any():
                 continue
             groups = self.test_groups[kept] if self.test_groups is not None else None
-            clean = evaluate(self.truth[kept], probabilities[kept], codes, groups=groups, seed=seed)
+            clean = assess(self.truth[kept], probabilities[kept], codes, groups=groups, seed=seed)
             for metric in ("accuracy", "balanced_accuracy"):
-                scores[f"{metric}_without_{name}"] = clean[metric]
-        return scores
+                scores[f"{metric}_without_{name}"] = clean.scores[metric]
+        return replace(found, scores=scores)
 
     def comparisons(
         self, probabilities: Sequence[NDArray[np.floating[Any]]], best: int, seed: int

@@ -75,6 +75,21 @@ class TestNumbers:
             a, b = (results.rows[index].test["accuracy"].value for index in (comparison.a, comparison.b))
             assert comparison.difference == pytest.approx(a - b)
 
+    def test_every_row_is_scored_class_by_class(self, store, tmp_path):
+        results = featx.fit(store, heads=["logreg", "linear-svm"], cv=3, jobs=1, output=tmp_path / "run")
+        written = json.loads((tmp_path / "run" / "results.json").read_text())
+        for row, kept, predicted in zip(results.rows, written["rows"], results.predictions, strict=True):
+            said = predicted.probabilities.argmax(axis=1)
+            k = range(len(results.dataset["classes"]))
+            counts = [[int(((results.truth == a) & (said == b)).sum()) for b in k] for a in k]
+            assert kept["confusion"] == [list(line) for line in row.confusion] == counts
+            assert [one["name"] for one in kept["per_class"]] == results.dataset["classes"]
+            assert [one["right"] for one in kept["per_class"]] == [counts[c][c] for c in k]
+            recall = kept["per_class"][1]["recall"]
+            assert recall["low"] <= recall["value"] <= recall["high"]
+            assert {"ece", "average_precision"} <= kept["test"].keys()
+        assert written["comparisons"][0]["p_adjusted"] == written["comparisons"][0]["p_value"]
+
     def test_labels_that_mean_nothing_score_like_chance(self, tmp_path):
         rng = np.random.default_rng(3)
         y = rng.permutation(np.tile(["a", "b"], 200))

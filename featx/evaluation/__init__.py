@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from featx.evaluation.audit import Audit
 from featx.evaluation.comparison import compare, holm, mcnemar
-from featx.evaluation.intervals import bootstrap, interval_caution, wilson
-from featx.evaluation.metrics import confusion, evaluate, per_class
+from featx.evaluation.intervals import interval_caution, wilson
+from featx.evaluation.metrics import Evaluation, assess, confusion, evaluate, per_class
+from featx.evaluation.resampling import bootstrap
 from featx.evaluation.splits import Split, group_codes, make_split
 
 __all__ = [
     "Audit",
+    "Evaluation",
     "Split",
+    "assess",
     "bootstrap",
     "compare",
     "confusion",

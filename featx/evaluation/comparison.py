@@ -8,10 +8,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import DatasetError
-from featx.evaluation.intervals import RESAMPLES, percentiles, resampled_sums
+from featx.evaluation.intervals import student
+from featx.evaluation.resampling import RESAMPLES, resampled_sums, sum_by_group
 from featx.records import Comparison
 
 __all__ = ["compare", "holm", "mcnemar", "sign_flip"]
+
+HALF = 0.5
+"""Weight of the two images that are added to the paired bootstrap; without them its 95 % interval covers
+the truth 86 to 92 % of the time with 10 groups, or where rows hardly differ."""
 
 FLIPS = 10_000
 """Random sign flips of the paired test of groups; the smallest p-value is 1 / (FLIPS + 1)."""
@@ -128,13 +133,28 @@ def compare(
     -------
     tuple of Comparison
         ``a`` is ``best``, ``b`` each other row in turn; the difference of their accuracies with its
-        paired 95 % bootstrap interval, and the p-value of this one test (McNemar's exact test; sign
-        flips for groups). Whoever reads several together corrects them with :func:`holm`.
+        95 % interval from the standard error of the paired bootstrap, the p-value of this one test
+        (McNemar's exact test; sign flips for groups), the same corrected by :func:`holm` for the
+        number of rows, and the p-value of the paired bootstrap.
 
     Raises
     ------
     DatasetError
         If the lengths differ, or there is no row ``best``.
+
+    Notes
+    -----
+    To the images that are drawn, two halves of one are added, of which each row wins one: where the rows
+    differ on few images, the bootstrap alone takes what it has not seen for impossible. The p-value of
+    the bootstrap is the share of resamples, counting the test itself as one, whose difference is as far
+    from the test's as the test's is from 0.
+
+    Source
+    ------
+    Two-sided test by the shifted bootstrap distribution: Efron and Tibshirani 1993, An introduction to
+    the bootstrap, chapter 16; add one: Davison and Hinkley 1997, equation 4.11. Halves of an image:
+    Agresti and Min 2005, Simple improved confidence intervals for comparing matched proportions,
+    Statistics in Medicine 24:729–740.
 
     Examples
     --------
@@ -158,17 +178,42 @@ def compare(
         return ()
     right = np.array([row == truth for row in labels], dtype=np.int8)
     differences = (right[best] - right[others]).T
-    sums = resampled_sums(_with_ones(differences), groups, resamples, seed)
-    shares = sums[:, :-1] / sums[:, -1:]
     p_values = [_p_value(differences[:, at], groups, seed) for at in range(len(others))]
+    bounds, p_bootstrap = _bootstrapped(differences, groups, resamples, seed)
+    means = differences.mean(axis=0)
     return tuple(
-        Comparison(best, other, float(differences[:, at].mean()), *percentiles(shares[:, at]), p_values[at])
-        for at, other in enumerate(others)
+        Comparison(
+            best,
+            other,
+            float(means[at]),
+            # The halves of an image draw the interval to 0, and past a difference of all images.
+            float(min(bounds[0, at], means[at])),
+            float(max(bounds[1, at], means[at])),
+            p_values[at],
+            p_bootstrap=float(p_bootstrap[at]),
+            p_adjusted=adjusted,
+        )
+        for at, (other, adjusted) in enumerate(zip(others, holm(p_values), strict=True))
     )
 
 
-def _with_ones(differences: NDArray[np.int8]) -> NDArray[np.float64]:
-    return np.column_stack([differences, np.ones(len(differences))]).astype(np.float64)
+def _bootstrapped(
+    differences: NDArray[np.int8], groups: ArrayLike | None, resamples: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the bounds of each difference, shape (2, rows), and its p-value, shape (rows,)."""
+    columns = np.column_stack([differences, np.ones(len(differences))]).astype(np.float64)
+    seen = np.asarray(sum_by_group(columns, groups), dtype=np.float64)
+    halves = np.full((2, seen.shape[1]), HALF)
+    halves[1, :-1] = -HALF
+    sums = resampled_sums(np.vstack([seen, halves]), None, resamples, seed)
+    shares = sums[:, :-1] / sums[:, -1:]
+    units = len(seen)
+    centre = columns[:, :-1].sum(axis=0) / (len(columns) + 2 * HALF)
+    error = shares.std(axis=0) * (units / max(units - 1, 1)) ** 0.5
+    half = float(student(units)) * error
+    extreme = np.abs(shares - centre) >= np.abs(centre) - 1e-12
+    p_values = (1 + extreme.sum(axis=0)) / (1 + resamples)
+    return np.clip([centre - half, centre + half], -1, 1), p_values
 
 
 def _p_value(difference: NDArray[np.int8], groups: ArrayLike | None, seed: int) -> float:

@@ -1,24 +1,17 @@
-"""How sure a score is: intervals for proportions and for anything that can be resampled."""
+"""How sure a score is: intervals for proportions, and for what behaves like one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import sqrt
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
+from scipy.special import gammaincinv, stdtrit
 
 from featx.records import Score
 
-__all__ = ["bootstrap", "interval_caution", "percentiles", "resampled_sums", "wilson"]
-
-RESAMPLES = 2000
-"""Default number of bootstrap resamples."""
-
-_CHUNK_BYTES = 64 * 2**20
+__all__ = ["effective_wilson", "interval_caution", "proportion", "student", "wilson"]
 
 
 def wilson(k: int, n: int, confidence: float = 0.95) -> Score:
@@ -45,7 +38,8 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Score:
     ------
     Wilson 1927, Probable inference, the law of succession, and statistical inference, Journal of the
     American Statistical Association 22:209–212; without continuity correction, as recommended by
-    Brown, Cai and DasGupta 2001, Interval estimation for a binomial proportion.
+    Brown, Cai and DasGupta 2001, Interval estimation for a binomial proportion. Within a trial or so of
+    0 or n it covers as little as 84 %: see :func:`proportion`.
 
     Examples
     --------
@@ -65,113 +59,133 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Score:
     return Score(share, low, high)
 
 
-def bootstrap(
-    contributions: ArrayLike,
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    *,
-    groups: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Score:
-    """Percentile interval of a statistic of summed contributions.
+def proportion(k: int, n: int) -> Score:
+    """Wilson's 95 % interval, mended where hardly any trial, or nearly every one, succeeds.
 
     Parameters
     ----------
-    contributions : array-like of shape (n, m)
-        What each image adds: ``statistic`` sees their column sums.
-    statistic : callable
-        From sums of shape (resamples, m) to values of shape (resamples,).
-    groups : array-like of shape (n,), optional
-        Whole groups are drawn; default: single images.
-    resamples : int, default=2000
-        Number of resamples.
-    seed : int, default=0
-        For the draws.
-    confidence : float, default=0.95
-        Share of such intervals that should cover the truth.
+    k, n : int
+        Successes and trials.
 
     Returns
     -------
     Score
-        The statistic of all images, and the percentiles of the resamples. Too narrow with few
-        images or groups, or near a bound: see :func:`interval_caution`.
+        As :func:`wilson`, but for 1 to 3 successes or failures the nearer bound is that of a Poisson
+        count, which lies a little further out.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`wilson`.
 
     Source
     ------
-    Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13; whole clusters as in
-    Davison and Hinkley 1997, section 3.8.
+    Brown, Cai and DasGupta 2001, section 4.1.1, the modified Wilson interval.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> hits = np.repeat([1.0, 0.0], [80, 20])
-    >>> ones = np.ones(100)
-    >>> score = bootstrap(np.column_stack([hits, ones]), lambda sums: sums[:, 0] / sums[:, 1])
-    >>> score.value, 0.70 < score.low < 0.75, 0.85 < score.high < 0.90
-    (0.8, True, True)
+    >>> round(wilson(149, 150).high, 5), round(proportion(149, 150).high, 5)
+    (0.99882, 0.99966)
     """
-    rows = np.asarray(contributions, dtype=np.float64)
-    sums = resampled_sums(rows, groups, resamples, seed)
-    value = float(statistic(rows.sum(axis=0, keepdims=True))[0])
-    low, high = percentiles(statistic(sums), confidence)
-    return Score(value, low, high)
+    score = wilson(k, n)
+    if 2 * k < n:
+        return Score(score.value, min(score.low, float(_poisson(k) / n)), score.high)
+    return Score(score.value, score.low, max(score.high, float(1 - _poisson(n - k) / n)))
 
 
-def resampled_sums(
-    contributions: Any,
-    groups: ArrayLike | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> NDArray[np.float64]:
-    """Column sums of each resample, shape (resamples, m).
+def _poisson(count: ArrayLike) -> NDArray[np.float64]:
+    """Mean with which a Poisson count reaches ``count`` 5 % of the time; infinite beyond 3, 0 for none."""
+    some = np.asarray(count, dtype=np.float64)
+    # A count that was computed can be 3 and a rounding error.
+    return np.where(
+        some > 3 + 1e-6, np.inf, np.where(some > 0, gammaincinv(np.clip(some, 1e-3, 3), 0.05), 0.0)
+    )
 
-    Parameters
-    ----------
-    contributions : ndarray or scipy.sparse array of shape (n, m)
-        What each image adds.
-    groups : array-like of shape (n,), optional
-        Whole groups are drawn.
-    resamples, seed : int
-        Number of resamples, and where the draws start.
+
+def student(units: ArrayLike, confidence: float = 0.95) -> NDArray[np.float64]:
+    """Two-sided quantile of Student's t for the mean of so many independent units, for each number.
 
     Source
     ------
-    Efron 1979, Bootstrap methods: another look at the jackknife.
+    Cameron and Miller 2015, A practitioner's guide to cluster-robust inference, section VI: one degree
+    of freedom less than there are groups.
+
+    Examples
+    --------
+    >>> student([10, 500]).round(3).tolist()
+    [2.262, 1.965]
     """
-    units = _sum_by_group(contributions, groups)
-    n_units, width = units.shape
-    generator = np.random.default_rng(seed)
-    step = max(1, _CHUNK_BYTES // (16 * n_units))
-    sums = np.empty((resamples, width))
-    for start in range(0, resamples, step):
-        count = min(step, resamples - start)
-        drawn = generator.integers(n_units, size=(count, n_units))
-        drawn += np.arange(count)[:, None] * n_units
-        # How often each unit was drawn turns resampling into one product.
-        weights = np.bincount(drawn.ravel(), minlength=count * n_units).reshape(count, n_units)
-        sums[start : start + count] = (units.T @ weights.T.astype(np.float64)).T
-    return sums
+    freedom = np.maximum(np.asarray(units, dtype=np.float64) - 1, 1)
+    return np.asarray(stdtrit(freedom, 0.5 + confidence / 2), dtype=np.float64)
 
 
-def _sum_by_group(contributions: Any, groups: ArrayLike | None) -> Any:
-    if groups is None:
-        return contributions
-    codes = np.unique(np.asarray(groups), return_inverse=True)[1]
-    n = len(codes)
-    members = csr_array((np.ones(n), (codes, np.arange(n))), shape=(int(codes.max()) + 1, n))
-    return members @ contributions
+def effective_wilson(
+    value: ArrayLike,
+    error: ArrayLike,
+    quantile: ArrayLike,
+    size: ArrayLike,
+    *,
+    strength: float = 0.0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Wilson's interval for any score from 0 to 1 whose standard error is known.
 
+    The score is taken for a proportion of the number of trials that would give it this error. Near 1,
+    where few errors remain, such an interval is as skewed as it must be, which neither percentiles of
+    a bootstrap nor value ± 2 errors are.
 
-def percentiles(values: NDArray[Any], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the bounds of the central ``confidence`` of the values."""
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    Parameters
+    ----------
+    value, error : array-like of shape (m,)
+        The scores and their standard errors.
+    quantile : array-like of shape (m,)
+        How many standard errors: :func:`student`.
+    size : array-like of shape (m,)
+        Number of trials where the error says nothing, since it is 0.
+    strength : float, default=0
+        How many wrong trials the weight of ``size`` equals: with few of them, an estimated error is
+        itself unsure and often much too small.
+
+    Returns
+    -------
+    low, high : ndarray of shape (m,)
+
+    Source
+    ------
+    Korn and Graubard 1998, Confidence intervals for proportions with small expected number of positive
+    counts estimated from survey data, Survey Methodology 24:193–201, for the effective size; Franco,
+    Little, Louis and Slud 2019, Comparative study of confidence intervals for proportions in complex
+    sample surveys, for Wilson's interval with it; near 0 and 1 mended as in :func:`proportion`.
+    ``strength``, which takes the place of that, is our own: benchmarks/bench_coverage.py.
+
+    Examples
+    --------
+    >>> low, high = effective_wilson(81 / 263, (81 * 182 / 263**3) ** 0.5, 1.96, 263)
+    >>> round(float(low), 4), round(float(high), 4)
+    (0.2553, 0.3662)
+    """
+    share, spread = np.asarray(value, dtype=np.float64), np.asarray(error, dtype=np.float64)
+    share = np.clip(share, 0.0, 1.0)
+    # The inverse of the number of trials: 0 errors, or a score of 0 or 1, must not divide.
+    known = (spread > 1e-12) & (share > 0) & (share < 1)
+    inverse = np.divide(spread**2, share * (1 - share), out=np.zeros_like(share), where=known)
+    wrong = np.divide(1 - share, inverse, out=np.zeros_like(share), where=known)
+    weight = wrong / (wrong + strength) if strength else known.astype(np.float64)
+    weight = np.where(known, weight, 0.0)
+    inverse = weight * inverse + (1 - weight) / np.asarray(size, dtype=np.float64)
+    z2 = np.asarray(quantile, dtype=np.float64) ** 2 * inverse
+    centre = (share + z2 / 2) / (1 + z2)
+    half = np.sqrt(z2 * share * (1 - share) + z2 * z2 / 4) / (1 + z2)
+    low, high = centre - half, centre + half
+    if not strength:
+        rare, common = _poisson(share / inverse) * inverse, 1 - _poisson((1 - share) / inverse) * inverse
+        low = np.where(share < 0.5, np.minimum(low, rare), low)
+        high = np.where(share < 0.5, high, np.maximum(high, common))
+    # Rounding must not put a bound on the wrong side of the score.
+    return np.clip(low, 0, share), np.clip(high, share, 1)
 
 
 def interval_caution(n: int, errors: int, n_groups: int | None = None) -> str | None:
-    """Say why a bootstrap interval is too narrow, or None where it can be trusted.
+    """Say why the percentile bootstrap is too narrow, or None where it can be trusted.
 
     Parameters
     ----------

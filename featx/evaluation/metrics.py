@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
-from scipy.special import expit, logit
-from scipy.stats import rankdata
+from scipy.sparse import csr_array, hstack
 from sklearn.metrics import confusion_matrix
 
 from featx.errors import DatasetError
-from featx.evaluation.intervals import RESAMPLES, percentiles, resampled_sums, wilson
-from featx.records import Score
+from featx.evaluation.calibration import expected_calibration_error
+from featx.evaluation.counting import class_scores, count_scores
+from featx.evaluation.ranking import ranking_scores
+from featx.evaluation.reliability import flagged
+from featx.evaluation.resampling import RESAMPLES, bootstrap_t, resampled_sums, sum_by_group
+from featx.records import ClassScores, Score
 
-__all__ = ["ClassScores", "confusion", "evaluate", "per_class"]
+__all__ = ["Evaluation", "assess", "confusion", "evaluate", "per_class"]
 
-Counts = NDArray[np.float64]
-"""Per resample and class, shape (resamples, classes): of truth, of predictions, or of both agreeing."""
+MOST_CONFUSED = 100
+"""Beyond so many classes an :class:`Evaluation` holds no confusion matrix: its size is their square."""
+
+TOP = 5
+MANY_CLASSES = 10
+"""With more classes than this, ``top_5_accuracy`` is scored too."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClassScores:
-    """One class of the test: how often it was found, and how often it was right when it was said.
+class Evaluation:
+    """Everything that one row's predictions of the test images say.
 
-    ``support`` and ``predicted`` count test images; ``precision`` or ``recall`` is 0 where there is
-    nothing to divide by.
+    Parameters
+    ----------
+    scores : mapping of str to Score
+        See :func:`evaluate`.
+    per_class : tuple of ClassScores
+        In the order of the classes.
+    confusion : tuple of k tuples of k int
+        Truth in rows, prediction in columns; empty with more than 100 classes.
     """
 
-    name: str
-    support: int
-    predicted: int
-    precision: float
-    recall: float
-    f1: float
+    scores: Mapping[str, Score]
+    per_class: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
 
 
 def evaluate(
@@ -59,7 +67,7 @@ def evaluate(
     classes : array-like of shape (k,)
         Labels of the columns.
     groups : array-like of shape (n,), optional
-        What is not independent (a patient); intervals then draw whole groups.
+        What is not independent (a patient); intervals then take whole groups.
     seed, resamples : int
         Of the bootstrap.
 
@@ -67,12 +75,16 @@ def evaluate(
     -------
     dict of str to Score
         ``accuracy``, ``balanced_accuracy``, ``precision_macro``, ``recall_macro``, ``f1_macro``,
-        ``log_loss`` (nats), and ``roc_auc`` (each class against the rest, mean over classes; absent
-        where the test lacks a class). Macro means run over the classes that occur in truth or
-        predictions, as scikit-learn has them.
+        ``log_loss`` (nats), ``ece`` (expected calibration error of the predicted class, 15 bins),
+        ``top_5_accuracy`` (with more than 10 classes; of equal probabilities the first column counts as
+        the greater), and ``roc_auc`` and ``average_precision`` (each class against the rest, mean over
+        all classes, two as well; absent where the test lacks a class). Macro means run over the
+        classes that occur in truth or predictions, as scikit-learn has them.
 
-        Intervals: Wilson's for the accuracy of ungrouped images; DeLong's variance on the logit
-        scale for ROC AUC; the percentile bootstrap for the rest.
+        Intervals: Wilson's for accuracy and top-5 accuracy of ungrouped images; for scores of
+        counts Wilson's with the effective size that the bootstrap's standard error gives; for log
+        loss the bootstrap-t; for rankings and calibration standard errors in closed form. Where
+        they are known to fail, :attr:`~featx.records.Score.reliable` is False.
 
     Raises
     ------
@@ -81,9 +93,10 @@ def evaluate(
 
     Source
     ------
-    :func:`~featx.evaluation.wilson`, :func:`~featx.evaluation.bootstrap`; DeLong, DeLong and
-    Clarke-Pearson 1988, Comparing the areas under two or more correlated ROC curves; its sum over
-    whole clusters: Obuchowski 1997, Nonparametric analysis of clustered ROC curve data.
+    :func:`~featx.evaluation.wilson`, :func:`~featx.evaluation.intervals.effective_wilson`,
+    :func:`~featx.evaluation.resampling.bootstrap_t`,
+    :func:`~featx.evaluation.ranking.ranking_scores`,
+    :func:`~featx.evaluation.calibration.expected_calibration_error`.
 
     Examples
     --------
@@ -91,30 +104,75 @@ def evaluate(
     >>> round(scores["accuracy"].value, 3), round(scores["balanced_accuracy"].value, 3)
     (0.667, 0.75)
     """
+    found = assess(y_true, probabilities, classes, groups=groups, seed=seed, resamples=resamples)
+    return dict(found.scores)
+
+
+def assess(
+    y_true: ArrayLike,
+    probabilities: ArrayLike,
+    classes: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Evaluation:
+    """Score predictions as :func:`evaluate` does, and class by class, from the same resamples.
+
+    Parameters
+    ----------
+    y_true, probabilities, classes, groups, seed, resamples
+        As for :func:`evaluate`.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    DatasetError
+        As for :func:`evaluate`.
+
+    Examples
+    --------
+    >>> found = assess(["a", "b", "b"], [[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]], ["a", "b"])
+    >>> found.confusion
+    ((1, 0), (1, 1))
+    >>> print([row.recall.value for row in found.per_class])
+    [1.0, 0.5]
+    """
     codes, p = _checked(y_true, probabilities, classes)
+    labels = _group_numbers(groups, len(codes))
     n, k = p.shape
     predicted = p.argmax(axis=1)
-    loss = _log_loss(codes, p)
-    # Columns: truth, prediction, both (k each), log loss; four entries in a row.
-    columns = np.column_stack(
-        [codes, k + predicted, np.where(codes == predicted, 2 * k + codes, 3 * k + 1), np.full(n, 3 * k)]
+    right = codes == predicted
+    entries = _contributions(codes, predicted, _rank(codes, p) < TOP, _log_loss(codes, p), k)
+    units = sum_by_group(entries, labels)
+    of_loss = units[:, [3 * k + 2]].toarray()[:, 0]
+    sizes = units[:, [3 * k]].toarray()[:, 0]
+    squares = csr_array(np.column_stack([of_loss**2, of_loss * sizes, sizes**2]))
+    sums = resampled_sums(hstack([units, squares], format="csr"), None, resamples, seed)
+    whole = np.asarray(entries.sum(axis=0), dtype=np.float64)
+
+    grouped = groups is not None
+    scores = count_scores(whole[: 3 * k + 2], sums[:, : 3 * k + 2], units.shape[0], grouped=grouped)
+    if k <= MANY_CLASSES:
+        del scores["top_5_accuracy"]
+    scores["log_loss"] = bootstrap_t(of_loss, sizes, sums[:, [3 * k + 2, 3 * k, -3, -2, -1]])
+    scores["ece"] = expected_calibration_error(p[np.arange(n), predicted], right, labels)
+    if k > 1 and len(np.unique(codes)) == k:
+        scores |= ranking_scores(codes, p, labels)
+    names = [str(name) for name in np.asarray(classes)]
+    by_class = class_scores(names, whole, sums, units[:, : 2 * k], grouped=grouped)
+    held = np.asarray((units[:, :k] > 0).sum(axis=0)).ravel() if grouped else None
+    matrix = np.zeros((0, 0), dtype=np.int64)
+    if k <= MOST_CONFUSED:
+        matrix = confusion_matrix(codes, predicted, labels=np.arange(k))
+    return Evaluation(
+        scores=flagged(scores, whole[:k], held, units.shape[0], errors=int(n - right.sum())),
+        per_class=by_class,
+        confusion=tuple(tuple(row) for row in matrix.tolist()),
     )
-    values = np.ones((n, 4))
-    values[:, 3] = loss
-    entries = csr_array((values.ravel(), (np.repeat(np.arange(n), 4), columns.ravel())), shape=(n, 3 * k + 2))
-    sums = np.vstack([entries.sum(axis=0)[None], resampled_sums(entries, groups, resamples, seed)])
-    truth, said, both = sums[:, :k], sums[:, k : 2 * k], sums[:, 2 * k : 3 * k]
-    drawn = {
-        "accuracy": both.sum(axis=1) / truth.sum(axis=1),
-        **{name: metric(truth, said, both) for name, metric in _FROM_COUNTS.items()},
-        "log_loss": sums[:, 3 * k] / truth.sum(axis=1),
-    }
-    scores = {name: Score(float(each[0]), *percentiles(each[1:])) for name, each in drawn.items()}
-    if groups is None:
-        scores["accuracy"] = wilson(int((codes == predicted).sum()), n)
-    if len(np.unique(codes)) == k:
-        scores["roc_auc"] = _roc_auc(codes, p, groups)
-    return scores
 
 
 def confusion(y_true: ArrayLike, predicted: ArrayLike, classes: ArrayLike) -> NDArray[np.int64]:
@@ -128,23 +186,47 @@ def confusion(y_true: ArrayLike, predicted: ArrayLike, classes: ArrayLike) -> ND
     return np.asarray(confusion_matrix(y_true, predicted, labels=np.asarray(classes)), dtype=np.int64)
 
 
-def per_class(y_true: ArrayLike, predicted: ArrayLike, classes: ArrayLike) -> list[ClassScores]:
-    """Precision, recall and F1 of every class, in the order of ``classes``.
+def per_class(
+    y_true: ArrayLike,
+    predicted: ArrayLike,
+    classes: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[ClassScores, ...]:
+    """Precision, recall and F1 of every class with their intervals, in the order of ``classes``.
+
+    Parameters
+    ----------
+    y_true, predicted : array-like of shape (n,)
+        Labels, as they stand in ``classes``.
+    classes, groups, seed, resamples
+        As for :func:`evaluate`.
+
+    Returns
+    -------
+    tuple of ClassScores
+
+    Raises
+    ------
+    DatasetError
+        As for :func:`evaluate`.
 
     Examples
     --------
-    >>> [(row.name, row.precision, row.recall) for row in per_class([0, 1, 1], [0, 0, 1], [0, 1])]
+    >>> [(row.name, row.precision.value, row.recall.value) for row in per_class([0, 1, 1], [0, 0, 1], [0, 1])]
     [('0', 0.5, 1.0), ('1', 1.0, 0.5)]
     """
-    counts = confusion(y_true, predicted, classes).astype(np.float64)
-    both, truth, said = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    precision, recall, f1 = _ratio(both, said), _ratio(both, truth), _ratio(2 * both, truth + said)
-    return [
-        ClassScores(
-            str(name), int(truth[i]), int(said[i]), float(precision[i]), float(recall[i]), float(f1[i])
+    names, said = np.asarray(classes), np.asarray(predicted)
+    certain = (said[:, None] == names[None]).astype(np.float64)
+    if (strange := certain.sum(axis=1) != 1).any():
+        raise DatasetError(
+            f"The prediction {str(said[strange.argmax()])!r} is not one of the {len(names)} classes: "
+            "give their names."
         )
-        for i, name in enumerate(np.asarray(classes))
-    ]
+    found = assess(y_true, certain, classes, groups=groups, seed=seed, resamples=resamples)
+    return found.per_class
 
 
 def _checked(
@@ -184,56 +266,43 @@ def _checked(
     return codes, p
 
 
+def _group_numbers(groups: ArrayLike | None, n: int) -> NDArray[np.intp] | None:
+    if groups is None:
+        return None
+    named = np.asarray(groups)
+    if named.shape != (n,):
+        raise DatasetError(
+            f"The groups have the shape {named.shape}, and there are {n} test images: give one for each."
+        )
+    return np.asarray(np.unique(named, return_inverse=True)[1], dtype=np.intp)
+
+
 def _log_loss(codes: NDArray[np.intp], p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the loss of each image in nats, clipped as scikit-learn does it for float64."""
     clipped = np.clip(p[np.arange(len(p)), codes], np.finfo(np.float64).eps, 1 - np.finfo(np.float64).eps)
     return np.asarray(-np.log(clipped), dtype=np.float64)
 
 
-def _ratio(above: Counts, below: Counts) -> Counts:
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+def _contributions(
+    codes: NDArray[np.intp],
+    predicted: NDArray[np.intp],
+    among_first: NDArray[np.bool_],
+    loss: NDArray[np.float64],
+    k: int,
+) -> csr_array:
+    """Give what each image adds to the counts of :data:`featx.evaluation.counting.Counts`, and its loss."""
+    n = len(codes)
+    ones = np.ones(n)
+    values = np.column_stack([ones, ones, codes == predicted, ones, among_first, loss])
+    columns = np.column_stack(
+        [codes, k + predicted, 2 * k + codes, *(np.full(n, 3 * k + extra) for extra in range(3))]
+    )
+    rows = np.repeat(np.arange(n), values.shape[1])
+    return csr_array((values.ravel(), (rows, columns.ravel())), shape=(n, 3 * k + 3))
 
 
-def _mean_where(values: Counts, occurs: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return np.asarray((values * occurs).sum(axis=1) / occurs.sum(axis=1), dtype=np.float64)
-
-
-_FROM_COUNTS: dict[str, Callable[[Counts, Counts, Counts], NDArray[np.float64]]] = {
-    "balanced_accuracy": lambda truth, _, both: _mean_where(_ratio(both, truth), truth > 0),
-    "precision_macro": lambda truth, said, both: _mean_where(_ratio(both, said), truth + said > 0),
-    "recall_macro": lambda truth, said, both: _mean_where(_ratio(both, truth), truth + said > 0),
-    "f1_macro": lambda truth, said, both: _mean_where(_ratio(2 * both, truth + said), truth + said > 0),
-}
-
-
-def _roc_auc(codes: NDArray[np.intp], p: NDArray[np.float64], groups: ArrayLike | None) -> Score:
-    """Mean over classes of the area of each class against the rest, from midranks.
-
-    The area is the share of (positive, negative) pairs in the right order. ``component`` of a
-    positive is the share of negatives below it, of a negative the share of positives above it
-    (DeLong's V10 and V01), so the influence of each image on the mean area, and with it its
-    variance, comes at the cost of two rankings a class.
-    """
-    n, k = p.shape
-    areas = np.empty(k)
-    influence = np.zeros(n)
-    for c in range(k):
-        positive = codes == c
-        n_positive = int(positive.sum())
-        n_negative = n - n_positive
-        ranks = rankdata(p[:, c])
-        component = np.empty(n)
-        component[positive] = (ranks[positive] - rankdata(p[positive, c])) / n_negative
-        component[~positive] = 1 - (ranks[~positive] - rankdata(p[~positive, c])) / n_positive
-        areas[c] = component[positive].mean()
-        influence += (component - areas[c]) / np.where(positive, n_positive, n_negative)
-    value = float(areas.mean())
-    sums = influence / k
-    if groups is not None:
-        sums = np.bincount(np.unique(np.asarray(groups), return_inverse=True)[1], weights=sums)
-    units = len(sums)
-    variance = float((sums**2).sum()) * units / max(units - 1, 1)
-    if not 0 < value < 1 or variance == 0:
-        return Score(value, value, value)
-    half = NormalDist().inv_cdf(0.975) * variance**0.5 / (value * (1 - value))
-    return Score(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
+def _rank(codes: NDArray[np.intp], p: NDArray[np.float64]) -> NDArray[np.intp]:
+    """How many classes come before the true one; of equal probabilities the first, as argmax has it."""
+    own = p[np.arange(len(p)), codes][:, None]
+    before = np.arange(p.shape[1])[None] < codes[:, None]
+    return np.asarray(((p > own) | ((p == own) & before)).sum(axis=1), dtype=np.intp)

@@ -15,7 +15,8 @@ SIGNIFICANT = 0.05
 def against_best(results: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     """Find the comparisons of the best row, by the other's index, each as best minus other.
 
-    Each is a copy with ``adjusted``, its p-value (if it has one) corrected for their number.
+    Each is a copy with ``adjusted``, its p-value (if it has one) corrected for their number: as it is
+    stored, or here for runs of earlier versions.
     """
     best, found = results["best"], {}
     for comparison in results.get("comparisons") or []:
@@ -28,7 +29,10 @@ def against_best(results: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         if c.get("a") == best and is_number(c.get("difference")):
             found[c["b"]] = c
     tested = [c for c in found.values() if is_number(c.get("p_value"))]
-    for c, adjusted in zip(tested, holm([c["p_value"] for c in tested]), strict=True):
+    corrected = [c["p_adjusted"] for c in tested if is_number(c.get("p_adjusted"))]
+    if len(corrected) < len(tested):
+        corrected = holm([c["p_value"] for c in tested])
+    for c, adjusted in zip(tested, corrected, strict=True):
         c["adjusted"] = adjusted
     return found
 

@@ -6,7 +6,6 @@ draws it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,22 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from featx.report.audit import audit_findings, audit_gaps
+from featx.report.cautions import cautions
 from featx.report.comparisons import against_best, figures
-from featx.report.per_class import ClassScore, class_scores
+from featx.report.per_class import class_scores
 from featx.report.runs import Run
 from featx.report.verdict import verdict
 from featx.report.wording import (
     METRIC_TITLES,
     MISSING,
+    UNRELIABLE,
     backbone_name,
     chooser,
     cross_validated,
     format_bytes,
     format_seconds,
-    interval,
     is_number,
     is_reference,
+    listed,
     many,
+    marked_interval,
     number,
     plain,
     ranking,
@@ -144,7 +146,7 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
             cross_validated(row),
         ]
         if tested:
-            line.append(interval((row.get("test") or {}).get("accuracy")))
+            line.append(marked_interval((row.get("test") or {}).get("accuracy")))
             difference = figures(against[index]) if index in against else MISSING
             line.append("best" if index == best else difference)
         line += [format_seconds(seconds_of(row)), format_bytes(row.get("peak_memory_bytes"))]
@@ -158,6 +160,7 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
         if tested
         else "There is no test split."
     )
+    note += _legend(lines)
     chosen = order.index(best) if best in order else None
     last = len(columns)
     return Table(tuple(columns), tuple(lines), frozenset({0, last - 2, last - 1}), chosen, note)
@@ -183,7 +186,7 @@ def compare_runs(runs: Sequence[Run]) -> Table:
                     plain(row.get("layer")),
                     plain(row.get("head")),
                     cross_validated(row),
-                    interval((row.get("test") or {}).get("accuracy")),
+                    marked_interval((row.get("test") or {}).get("accuracy")),
                     format_seconds(seconds_of(row)),
                 )
             )
@@ -202,7 +205,14 @@ def compare_runs(runs: Sequence[Run]) -> Table:
         "The winner of each run by cross-validation, and its best reference. Scores of different images "
         "cannot be compared, and across runs no paired test was made."
     )
+    note += _legend(lines)
     return Table(columns, tuple(lines), frozenset({2, 8}), None, note)
+
+
+def _legend(lines: Sequence[Sequence[str]]) -> str:
+    """Explain the mark of unreliable intervals where a table has one."""
+    marked = any(cell.endswith(UNRELIABLE) for line in lines for cell in line)
+    return f" {UNRELIABLE}: the interval is unreliable." if marked else ""
 
 
 def _marked(row: Mapping[str, Any]) -> str:
@@ -240,27 +250,31 @@ def _metrics(results: Mapping[str, Any]) -> Table | None:
     test = rows[best].get("test") if isinstance(best, int) and 0 <= best < len(rows) else None
     if not test:
         return None
-    lines = tuple((METRIC_TITLES.get(name, plain(name)), interval(score)) for name, score in test.items())
-    return Table(("metric of the best model", "test, with 95 % interval"), lines)
+    lines = tuple(
+        (METRIC_TITLES.get(name, plain(name)), marked_interval(score)) for name, score in test.items()
+    )
+    note = _legend(lines).strip()
+    if reasons := [text.partition(": ")[0] for text in cautions(results)] if note else []:
+        note = f"{note.removesuffix('.')} ({listed(reasons)})."
+    if "ece" in test:
+        note += " Few images make the calibration error look too large; its interval reaches down for that."
+    return Table(("metric of the best model", "test, with 95 % interval"), lines, note=note.strip())
 
 
-def _classes(scores: Sequence[ClassScore]) -> Table | None:
+def _classes(scores: Sequence[Mapping[str, Any]]) -> Table | None:
     if not scores:
         return None
     lines = tuple(
         (
-            plain(score.name),
-            f"{score.right} of {score.count}",
-            interval(dataclasses.asdict(score.recall)) if score.recall else MISSING,
-            number(score.precision),
-            number(score.f1),
+            plain(score["name"]),
+            f"{score['right']} of {score['support']}",
+            *(marked_interval(score.get(name)) for name in ("recall", "precision", "f1")),
         )
         for score in scores
     )
-    note = (
-        "Of the best model, on the test images; recall with Wilson's 95 % interval, which takes the "
-        "images as independent."
-    )
+    note = "Of the best model, on the test images, with 95 % intervals."
+    if legend := _legend(lines):
+        note += f"{legend.removesuffix('.')} (too few images or groups of the class)."
     columns = ("class", "right", "recall", "precision", "F1")
     return Table(columns, lines, frozenset({1, 2, 3, 4}), None, note)
 

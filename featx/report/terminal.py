@@ -17,13 +17,14 @@ from rich.text import Text
 from featx.records import Progress as Step
 from featx.records import ProgressCallback
 from featx.report.wording import (
+    UNRELIABLE,
     backbone_name,
     chooser,
     cross_validated,
     format_bytes,
     format_seconds,
-    interval,
     is_number,
+    marked_interval,
     plain,
     ranking,
     seconds_of,
@@ -87,7 +88,7 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
             cells.append(layer)
         cells += [plain(row.get("head") or row.get("kind")), cross_validated(row).replace("± ", "±")]
         if tested:
-            cells.append(interval((row.get("test") or {}).get("accuracy")))
+            cells.append(marked_interval((row.get("test") or {}).get("accuracy")))
         cells.append(format_seconds(seconds_of(row)))
         style = "bold green" if chosen else "dim" if row.get("kind") == "reference" else ""
         table.add_row(*(Text(cell) for cell in cells), style=style)
@@ -95,6 +96,10 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     legend = f"* chosen by {chooser(results)}"
     legend += "" if "tuning" in legend else " (cv: mean ± sd over folds)"
     legend += "; test: accuracy on images that took no part in any choice" if tested else ""
+    if tested and any(
+        ((row.get("test") or {}).get("accuracy") or {}).get("reliable") is False for row in rows
+    ):
+        legend += f"; {UNRELIABLE} unreliable"
     _write(console, legend, style="dim")
     if not several and not wide:
         named = [f"{name} {'/'.join(names)}" for name, names in layers.items()]

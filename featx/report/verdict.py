@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from featx.evaluation.intervals import interval_caution
 from featx.report.audit import audit_findings
+from featx.report.cautions import cautions
 from featx.report.comparisons import against_best, differs, figures
 from featx.report.gap import FINDINGS, gap_sentence
 from featx.report.wording import (
@@ -285,11 +285,7 @@ def _reliability(results: Mapping[str, Any]) -> list[str]:
     if accuracy and n:
         if n < FEW_IMAGES:
             sentences.append(f"With only {many(n, 'test image')}, its interval is wide.")
-        groups = results["dataset"]["splits"].get("test_groups")
-        if caution := interval_caution(n, round((1 - accuracy["value"]) * n), groups):
-            # Wilson's interval, which ungrouped accuracies have, holds there too.
-            where = "Caution" if groups else "Caution with the intervals of the scores other than accuracy"
-            sentences.append(f"{where}: {caution}.")
+        sentences += [f"Caution: {caution}." for caution in cautions(results)]
     if skipped := len(results["dataset"].get("skipped") or []):
         sentences.append(f"Besides, {many(skipped, 'image')} could not be used.")
     if warnings := row.get("warnings"):

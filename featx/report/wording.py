@@ -32,6 +32,9 @@ METRIC_TITLES = {
     "f1_macro": "macro F1",
     "log_loss": "log loss",
     "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "ece": "expected calibration error",
+    "top_5_accuracy": "top-5 accuracy",
 }
 """Metrics in words; a metric that is not here keeps its own name."""
 
@@ -80,6 +83,22 @@ def interval(score: Mapping[str, Any] | None, *, key: str = "value", sign: bool 
     if is_number(score.get("low")) and is_number(score.get("high")):
         text += f" [{number(score['low'], sign=sign)}, {number(score['high'], sign=sign)}]"
     return text
+
+
+UNRELIABLE = "†"
+"""Stands after an interval that cannot be trusted."""
+
+
+def marked_interval(score: Mapping[str, Any] | None) -> str:
+    """Write a score with its 95 % interval, and mark one that is unreliable.
+
+    Examples
+    --------
+    >>> marked_interval({"value": 0.954, "low": 0.909, "high": 0.977, "reliable": False})
+    '0.954 [0.909, 0.977] †'
+    """
+    text = interval(score)
+    return f"{text} {UNRELIABLE}" if score and score.get("reliable") is False else text
 
 
 def cross_validated(row: Mapping[str, Any]) -> str:

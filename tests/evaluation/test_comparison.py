@@ -43,7 +43,12 @@ def test_differences_are_the_winners_minus_the_others():
     error = np.sqrt((21 / 100 - 0.15**2) / 100)
     assert rows[0].low == pytest.approx(0.15 - 1.96 * error, abs=0.02)
     assert rows[0].high == pytest.approx(0.15 + 1.96 * error, abs=0.02)
-    assert (rows[1].difference, rows[1].low, rows[1].high, rows[1].p_value) == (0, 0, 0, 1)
+    assert (rows[1].difference, rows[1].p_value, rows[1].p_bootstrap) == (0, 1, 1)
+    # 100 images that both get right do not show that there is no difference at all.
+    assert rows[1].high == pytest.approx(-rows[1].low, rel=0.1)
+    assert 0.005 < rows[1].high < 0.025
+    assert [row.p_adjusted for row in rows] == holm([row.p_value for row in rows])
+    assert rows[0].p_bootstrap == pytest.approx(1 / 2001, abs=2 / 2001)
 
 
 def test_copies_of_one_image_are_no_evidence_when_grouped():
@@ -69,6 +74,31 @@ def test_grouped_test_keeps_its_level_under_the_null_hypothesis():
         (row,) = compare([a, b], truth, 0, groups=groups, seed=seed, resamples=10)
         false_alarms += row.p_value <= 0.05
     assert false_alarms <= 12
+
+
+@pytest.mark.parametrize("per_group", [1, 5])
+def test_the_bootstraps_p_value_keeps_its_level_under_the_null_hypothesis(per_group):
+    generator = np.random.default_rng(1)
+    n_groups = 200 // per_group
+    groups = np.repeat(np.arange(n_groups), per_group)
+    truth = np.zeros(200, dtype=int)
+    p_values = []
+    for _ in range(400):
+        rows = [np.repeat(generator.random(n_groups) < 0.3, per_group).astype(int) for _ in range(2)]
+        (row,) = compare(rows, truth, 0, groups=groups if per_group > 1 else None, resamples=500)
+        p_values.append(row.p_bootstrap)
+    assert 0.02 <= np.mean(np.array(p_values) <= 0.05) <= 0.08
+    assert 0.4 <= np.mean(np.array(p_values) <= 0.5) <= 0.6
+
+
+def test_p_values_are_corrected_for_the_number_of_rows():
+    generator = np.random.default_rng(2)
+    truth = np.zeros(300, dtype=int)
+    rows = [(generator.random(300) < share).astype(int) for share in (0.1, 0.15, 0.18, 0.3)]
+    found = compare(rows, truth, 0)
+    assert [row.p_adjusted for row in found] == holm([row.p_value for row in found])
+    assert all(row.p_adjusted >= row.p_value for row in found)
+    assert found[1].p_adjusted > found[1].p_value
 
 
 def test_one_row_has_nothing_to_be_compared_with():

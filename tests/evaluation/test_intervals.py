@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from featx.evaluation import bootstrap, interval_caution, wilson
+from featx.evaluation.intervals import effective_wilson, proportion, student
+from featx.evaluation.resampling import bootstrap_t, resampled_sums
 
 
 @pytest.mark.parametrize(
@@ -67,30 +69,53 @@ def test_bootstrap_of_groups_sees_that_copies_tell_nothing():
 def test_blocks_of_resamples_fit_into_memory_and_agree(monkeypatch):
     rows = np.column_stack([np.arange(50.0), np.ones(50)])
     whole = bootstrap(rows, mean)
-    monkeypatch.setattr("featx.evaluation.intervals._CHUNK_BYTES", 16 * 50 * 7)
+    monkeypatch.setattr("featx.evaluation.resampling._CHUNK_BYTES", 16 * 50 * 7)
+    assert bootstrap(rows, mean) == whole
+    monkeypatch.undo()
+    monkeypatch.setattr("featx.evaluation.resampling._KEPT_BYTES", 0)
     assert bootstrap(rows, mean) == whole
 
 
-@pytest.mark.parametrize(("n", "accuracy"), [(150, 0.6), (150, 0.98), (500, 0.9)])
-def test_wilson_covers_the_truth(n, accuracy):
-    drawn = np.random.default_rng(0).binomial(n, accuracy, size=1000)
-    scores = [wilson(int(k), n) for k in drawn]
-    covered = np.mean([score.low <= accuracy <= score.high for score in scores])
-    assert 0.92 <= covered <= 0.98
+def test_a_proportion_has_wilsons_interval_but_for_the_last_few_errors():
+    assert proportion(140, 150) == wilson(140, 150)
+    assert proportion(150, 150) == wilson(150, 150)
+    for errors, mean in ((1, 0.0513), (2, 0.3554), (3, 0.8177)):
+        # Half the 5 % quantile of chi squared with twice as many degrees of freedom as errors.
+        assert proportion(150 - errors, 150).high == pytest.approx(1 - mean / 150, abs=1e-5)
+        assert proportion(errors, 150).low == pytest.approx(mean / 150, abs=1e-5)
+        assert proportion(150 - errors, 150).low == wilson(150 - errors, 150).low
 
 
-def test_bootstrap_of_40_groups_covers_the_truth():
-    generator = np.random.default_rng(0)
-    groups = np.repeat(np.arange(40), 10)
-    covered = 0
-    for seed in range(300):
-        # Accuracy of each group from a beta distribution with mean 0.8: images of one depend on each other.
-        hits = generator.random(400) < np.repeat(generator.beta(8, 2, size=40), 10)
-        score = bootstrap(
-            np.column_stack([hits, np.ones(400)]), mean, groups=groups, resamples=500, seed=seed
-        )
-        covered += score.low <= 0.8 <= score.high
-    assert 0.90 <= covered / 300 <= 0.98
+def test_a_proportion_that_is_nearly_1_is_covered_where_wilson_alone_is_not():
+    drawn = np.random.default_rng(0).binomial(150, 0.999, size=1000)
+    mended, plain = ([way(int(k), 150) for k in drawn] for way in (proportion, wilson))
+    assert np.mean([score.low <= 0.999 <= score.high for score in mended]) > 0.97
+    assert np.mean([score.low <= 0.999 <= score.high for score in plain]) < 0.9
+
+
+def test_the_effective_size_of_independent_trials_is_their_number():
+    k = np.array([0, 3, 75, 140, 149, 150])
+    share = k / 150
+    low, high = effective_wilson(share, np.sqrt(share * (1 - share) / 150), 1.959964, 150)
+    expected = [proportion(int(each), 150) for each in k]
+    assert low == pytest.approx([score.low for score in expected])
+    assert high == pytest.approx([score.high for score in expected])
+
+
+def test_students_quantiles_are_scipys():
+    assert student([2, 10, 1000]) == pytest.approx(t.ppf(0.975, [1, 9, 999]))
+
+
+def test_bootstrap_t_of_a_symmetric_mean_is_students_interval():
+    values = np.random.default_rng(0).normal(5, 1, size=400)
+    ones = np.ones(400)
+    score = bootstrap_t(
+        values, ones, resampled_sums(np.column_stack([values, ones, values**2, values, ones]))
+    )
+    half = 1.966 * values.std(ddof=1) / 20
+    assert (score.low, score.high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.12 * half
+    )
 
 
 def test_caution_where_intervals_are_known_to_be_too_narrow():

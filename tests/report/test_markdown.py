@@ -17,7 +17,7 @@ def test_holds_the_numbers(run_folder):
     assert "- Rank 2: C = 100 is the edge of the grid" in text
     assert "| ROC AUC | 0.981 [0.962, 0.995] |" in text
     # 66 of 70 ants are right; 5 bees were called ants: precision 66 / 71, F1 132 / 141.
-    assert "| ants | 66 of 70 | 0.943 [0.862, 0.978] | 0.930 | 0.936 |" in text
+    assert "| ants | 66 of 70 | 0.943 [0.862, 0.978] | 0.930 [0.846, 0.970] | 0.936 [0.8" in text
     assert "| ants | 123 | 70 | 193 |" in text
     assert "| all | 244 | 153 | 397 |" in text
     assert "- test split: the source's own val split" in text
@@ -113,6 +113,29 @@ def test_an_audit_without_findings(results):
     assert "- No audit was made." in render_markdown(results)
     results["dataset"]["audit"] = {"duplicates": {"count": 0, "examples": []}, "leaked_test": 0}
     assert "- Nothing was found." in render_markdown(results)
+
+
+def test_scores_by_class_are_the_stored_ones(run_folder, build):
+    run = load_run(run_folder)
+    score = {"value": 0.25, "low": 0.125, "high": 0.5, "reliable": False}
+    stored = {"name": "ants", "support": 8, "right": 2, "predicted": 3, "precision": score, "recall": None}
+    row = build.row(test=(0.9, 0.8, 0.95), per_class=[stored | {"f1": score | {"reliable": True}}])
+    text = render_markdown(build.results([row]), run.predictions)
+    assert "| ants | 2 of 8 | – | 0.250 [0.125, 0.500] † | 0.250 [0.125, 0.500] |" in text
+    assert "†: the interval is unreliable (too few images or groups of the class)." in text
+
+
+def test_unreliable_intervals_are_marked_and_explained(build):
+    row = build.row(test=(0.9, 0.8, 0.95))
+    row["test"]["log_loss"]["reliable"] = False
+    row["test"]["accuracy"]["reliable"] = True
+    row["test"]["ece"] = {"value": 0.06, "low": 0.0, "high": 0.1, "reliable": False}
+    text = render_markdown(build.results([row], n_test=40))
+    assert "| log loss | 0.163 [0.111, 0.229] † |" in text
+    assert "| accuracy | 0.900 [0.800, 0.950] |" in text
+    assert "| expected calibration error | 0.060 [0.000, 0.100] † |" in text
+    assert "†: the interval is unreliable (only 4 of 40 test images are wrong). Few images make" in text
+    assert "†" not in render_markdown(build.results([build.row(test=(0.9, 0.8, 0.95))]))
 
 
 def test_without_predictions_the_table_by_class_is_left_out(results):

@@ -285,10 +285,53 @@ def test_unreliable_intervals_are_told(build):
     few = build.results([build.row(test=(0.9, 0.7, 0.97))], n_test=20)
     assert "With only 20 test images, its interval is wide." in text_of(few)
     near_one = build.results([build.row(test=(0.99, 0.97, 0.998))], n_test=200)
-    assert "other than accuracy: only 2 of 200 test images are wrong" in text_of(near_one)
+    assert "Caution: only 2 of 200 test images are wrong: bootstrap intervals are too narrow, but" in text_of(
+        near_one
+    )
     plenty = build.results([build.row(test=(0.9, 0.87, 0.92))], n_test=900)
     assert "Caution" not in text_of(plenty)
     assert "interval is wide" not in text_of(plenty)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "groups", "support", "text"),
+    [
+        (
+            {"log_loss"},
+            None,
+            80,
+            "only 2 of 200 test images are wrong: the interval of the log loss",
+        ),
+        (
+            {"f1_macro", "roc_auc"},
+            None,
+            7,
+            "only 7 test images of class bees: the intervals of means over",
+        ),
+        ({"f1_macro"}, 50, 80, "a class is held by too few groups: the intervals of means over classes"),
+        ({"accuracy", "log_loss"}, 10, 80, "only 10 groups in the test: none of the intervals is reliable"),
+        ({"ece"}, None, 80, None),
+    ],
+)
+def test_intervals_that_are_flagged_are_told_with_the_reason(build, flagged, groups, support, text):
+    row = build.row(test=(0.99, 0.97, 0.998))
+    score = {"value": 0.9, "low": 0.8, "high": 0.95}
+    names = ("accuracy", "log_loss", "f1_macro", "roc_auc", "ece")
+    row["test"] = {name: score | {"value": 0.99, "reliable": name not in flagged} for name in names}
+    row["per_class"] = [{"name": "ants", "support": 100}, {"name": "bees", "support": support}]
+    results = build.results([row], n_test=200)
+    results["dataset"]["splits"]["test_groups"] = groups
+    found = text_of(results)
+    assert (f"Caution: {text}" in found) if text else ("Caution" not in found)
+
+
+def test_the_stored_correction_of_p_values_is_used(build):
+    comparison = build.comparison(1, 0.05, 0.01, 0.09, 0.01)
+    rows = [build.row(test=(0.9, 0.8, 0.95)), build.row(head="rbf-svm", test=(0.85, 0.8, 0.9))]
+    assert "is worse" in text_of(build.results(rows, [comparison]))
+    stored = comparison | {"p_adjusted": 0.2}
+    assert "cannot be told apart" in text_of(build.results(rows, [stored]))
+    assert "is worse" in text_of(build.results(rows, [comparison | {"p_adjusted": None}]))
 
 
 def test_skipped_images_and_warnings_are_told(results):
