@@ -9,11 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.errors import DatasetError
 from featx.evaluation.audit import Audit, audit
 from featx.evaluation.comparison import compare
 from featx.evaluation.metrics import evaluate
 from featx.evaluation.splits import Split, group_codes, make_split
 from featx.heads.folds import Folds, make_folds
+from featx.nesting import OuterFold, for_nesting, make_outer_folds, merge_audits
 from featx.records import Comparison, Score, SkippedImage, escape_name
 
 __all__ = ["LabelledImages", "Plan", "describe_dataset", "make_plan"]
@@ -65,6 +67,8 @@ class Plan:
         Index of the class of each test image.
     test_groups : ndarray of int, (n_test,), or None
     audit : Audit
+    outer : tuple of OuterFold
+        Of nested cross-validation inside :attr:`development`; empty without it.
     """
 
     split: Split
@@ -75,11 +79,19 @@ class Plan:
     truth: NDArray[np.intp]
     test_groups: NDArray[np.intp] | None
     audit: Audit
+    outer: tuple[OuterFold, ...] = ()
 
     @property
     def development(self) -> NDArray[np.intp]:
-        """All rows that are not test, ascending."""
+        """All rows that are learned from in the end, ascending: those that are not test."""
         return self.split.development
+
+    @property
+    def rounds(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Rows to learn from and rows to score, as the test has it: one pair, or one for each outer fold."""
+        if not self.split.is_whole:
+            return [(self.development, self.split.test)]
+        return [(self.development[fold.train], self.development[fold.valid]) for fold in self.outer]
 
     def scores(self, probabilities: NDArray[np.floating[Any]], seed: int) -> dict[str, Score]:
         """Score the test images, and again without those that are also in training."""
@@ -93,6 +105,11 @@ class Plan:
             scores["accuracy_without_leaks"] = clean["accuracy"]
         return scores
 
+    def nested_accuracy(self, probabilities: NDArray[np.floating[Any]], seed: int) -> Score:
+        """Score predictions of the development part by nested cross-validation."""
+        truth, codes = np.searchsorted(self.classes, self.y), np.arange(len(self.classes))
+        return evaluate(truth, probabilities, codes, groups=self.groups, seed=seed)["accuracy"]
+
     def comparisons(
         self, probabilities: Sequence[NDArray[np.floating[Any]]], best: int, seed: int
     ) -> tuple[Comparison, ...]:
@@ -101,7 +118,9 @@ class Plan:
         return compare(predicted, self.truth, best, groups=self.test_groups, seed=seed)
 
 
-def make_plan(data: LabelledImages, *, cv: int, test_size: float | None, seed: int) -> Plan:
+def make_plan(
+    data: LabelledImages, *, cv: int, test_size: float | None, seed: int, nested: int | None = None
+) -> Plan:
     """Split a dataset and look for what is wrong with it.
 
     Parameters
@@ -113,24 +132,37 @@ def make_plan(data: LabelledImages, *, cv: int, test_size: float | None, seed: i
         Share of a hold-out; see :func:`featx.evaluation.splits.make_split`.
     seed : int
         For hold-out and folds.
+    nested : int, optional
+        Outer folds of nested cross-validation. Where the source has no test split of its own they take
+        the place of the hold-out; else they lie inside the development part. A tuning split is not
+        used as such then: its images join the training part.
 
     Raises
     ------
     DatasetError
         If labels, classes or splits do not allow it.
     """
+    if nested is not None and test_size is not None:
+        raise DatasetError(
+            f"A test size of {test_size:g} was given with nested cross-validation, which holds nothing out: "
+            "leave out --test-size or --nested."
+        )
     groups = group_codes(data.groups) if (data.groups != "").any() else None
     split = make_split(
         data.splits.tolist(),
         data.labels,
         data.groups if groups is not None else None,
         test_size=test_size,
+        whole=nested is not None,
         seed=seed,
     )
+    if nested is not None:
+        split = for_nesting(split, nested)
     y = data.labels[split.development]
     inside = groups[split.development] if groups is not None else None
     pair = split.tuning_pair
     folds = make_folds(y, [pair] if pair is not None else cv, groups=inside, seed=seed)
+    outer = make_outer_folds(y, nested, cv, inside, seed) if nested is not None else ()
     classes = np.unique(y)
     return Plan(
         split=split,
@@ -140,16 +172,20 @@ def make_plan(data: LabelledImages, *, cv: int, test_size: float | None, seed: i
         groups=inside,
         truth=np.searchsorted(classes, data.labels[split.test]),
         test_groups=groups[split.test] if groups is not None else None,
-        audit=audit(
-            [escape_name(name) for name in data.names],
-            data.digests,
-            data.phashes,
-            data.labels,
-            split.roles(len(data.names)),
-            data.groups,
-            folds=len(folds),
-        ),
+        audit=_audit(data, split, outer, len(folds)),
+        outer=outer,
     )
+
+
+def _audit(data: LabelledImages, split: Split, outer: Sequence[OuterFold], folds: int) -> Audit:
+    def look(roles: NDArray[np.str_]) -> Audit:
+        names = [escape_name(name) for name in data.names]
+        return audit(names, data.digests, data.phashes, data.labels, roles, data.groups, folds=folds)
+
+    if not split.is_whole:
+        return look(split.roles(len(data.names)))
+    rows = split.development
+    return merge_audits([look(fold.roles(len(data.names), rows)) for fold in outer])
 
 
 def describe_dataset(
