@@ -138,26 +138,27 @@ def fit(
     data = open_dataset(stores, labels=labels, label=label, group=group, on_progress=on_progress)
     pairs = data.layers(layers)
     tasks = list_tasks(pairs, chosen)
-    plan = make_plan(data, cv=cv, test_size=test_size, seed=seed, nested=outer)
+    # All of them before any fit: a later seed may leave a part without a class.
+    plans = [
+        make_plan(data, cv=cv, test_size=test_size, seed=seed + number, nested=outer)
+        for number in range(repeats)
+    ]
+    plan = plans[0]
 
-    def run(with_seed: int, its_plan: Plan, stage: str) -> list[FittedRow]:
+    def run(number: int) -> list[FittedRow]:
         return fit_rows(
             data,
             tasks,
-            its_plan,
-            seed=with_seed,
+            plans[number],
+            seed=seed + number,
             balanced=balanced,
             jobs=jobs,
-            stage=stage,
+            stage=f"repeat {number + 1} of {repeats}" if number else "fit",
             on_progress=on_progress,
         )
 
-    def again(with_seed: int, number: int) -> list[FittedRow]:
-        its_plan = make_plan(data, cv=cv, test_size=test_size, seed=with_seed, nested=outer)
-        return run(with_seed, its_plan, f"repeat {number + 1} of {repeats}")
-
-    fitted = run(seed, plan, "fit")
-    said = repeat(fitted, again, seed, repeats)
+    fitted = run(0)
+    said = repeat(fitted, run, seed, repeats)
     rows = [dataclasses.replace(one.row, repeats=words) for one, words in zip(fitted, said, strict=True)]
     best = best_of(rows)
     described = describe_dataset(

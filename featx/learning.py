@@ -23,7 +23,7 @@ STEPS = 6
 SMALLEST = 0.1
 """The first size, as a share of the labels; below it curves are no power law yet."""
 
-LARGE = 20_000
+LARGE = 10_000
 """With more labels than ``LARGE / draws`` a size is drawn fewer times, at least :data:`FEWEST`: draws of
 large sets differ little, and cost much."""
 

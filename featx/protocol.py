@@ -220,6 +220,8 @@ def describe_dataset(
     parts = {"train": plan.split.train, "test": plan.split.test}
     if plan.split.tuning is not None:
         parts["tuning"] = plan.split.tuning
+    # Once each, where every image is in both.
+    counted = {"train and test": plan.split.test} if plan.split.is_whole else parts
     return {
         "name": name,
         "source": sorted({escape_name(source) for source in sources}),
@@ -229,7 +231,7 @@ def describe_dataset(
         "classes": [str(label) for label in plan.classes],
         "counts": {
             part: {str(label): int((data.labels[rows] == label).sum()) for label in plan.classes}
-            for part, rows in parts.items()
+            for part, rows in counted.items()
         },
         "splits": {part: len(rows) for part, rows in parts.items()}
         | {

@@ -15,7 +15,7 @@ __all__ = ["describe_repeats", "repeat"]
 
 
 def repeat(
-    first: Sequence[FittedRow], again: Callable[[int, int], Sequence[FittedRow]], seed: int, repeats: int
+    first: Sequence[FittedRow], again: Callable[[int], Sequence[FittedRow]], seed: int, repeats: int
 ) -> list[dict[str, Any] | None]:
     """Run the protocol with the next seeds, and say for each row what all of them gave.
 
@@ -24,7 +24,7 @@ def repeat(
     first : sequence of FittedRow
         Of the first seed.
     again : callable
-        From a seed and the number of the repeat, from 1 on, to the rows of that seed, in the same order.
+        From the number of the repeat, 1 and up, to the rows of that seed, in the same order.
     seed : int
         The first seed; the others follow it.
     repeats : int
@@ -41,7 +41,7 @@ def repeat(
         return [None] * len(first)
     # Rows only: what they predicted, and their estimators, are kept for the first seed alone.
     runs = [[one.row for one in first]]
-    runs += [[one.row for one in again(seed + number, number)] for number in range(1, repeats)]
+    runs += [[one.row for one in again(number)] for number in range(1, repeats)]
     winners = [best_of(rows) for rows in runs]
     return [
         _describe([rows[index] for rows in runs], seed, sum(winner == index for winner in winners))

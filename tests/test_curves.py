@@ -38,14 +38,12 @@ def store(tmp_path):
 
 @pytest.fixture
 def watched(monkeypatch):
-    """Every fit of a curve: the labels, groups and rows that it learns from."""
+    """Every tuned fit of a curve: its rows, labels, groups, folds and the name of its head."""
     fits = []
-    inner = draws.tune
 
     def watch(head, X, y, **options):
-        fits.append((X, y, options["groups"], inner_folds := options["cv"]))
-        assert inner_folds
-        return inner(head, X, y, **options)
+        fits.append((X, y, options["groups"], options["cv"], head.name))
+        return tune(head, X, y, **options)
 
     monkeypatch.setattr(draws, "tune", watch)
     return fits
@@ -55,7 +53,7 @@ class TestFewShot:
     def test_draws_hold_exactly_s_images_of_each_class(self, watched):
         X, y = arrays()
         few_shot(material(X, y, range(60), range(60, 90)), [2, 5, 20], 3)
-        counts = [np.unique(labels, return_counts=True)[1].tolist() for _, labels, _, _ in watched]
+        counts = [np.unique(labels, return_counts=True)[1].tolist() for _, labels, *_ in watched]
         assert counts == [[2] * 3, [5] * 3, [20] * 3] * 3
         train = {row.tobytes() for row in X[:60]}
         assert all(row.tobytes() in train for rows, *_ in watched for row in rows)
@@ -63,7 +61,7 @@ class TestFewShot:
         of_five = [{row.tobytes() for row in rows} for rows, labels, *_ in watched if len(labels) == 15]
         assert len({frozenset(rows) for rows in of_five}) == 3
         # As many folds as a class has images, three at the most.
-        assert [len(folds) for *_, folds in watched[:3]] == [2, 3, 3]
+        assert [len(folds) for *_, folds, _ in watched[:3]] == [2, 3, 3]
 
     def test_all_there_is_scores_as_the_head_does(self):
         X, y = arrays()
@@ -95,7 +93,7 @@ class TestFewShot:
         groups = np.repeat(np.arange(15), 6)
         few_shot(material(X, y, range(60), range(60, 90), groups=groups), [5], 4)
         assert len(watched) == 4
-        for _, labels, drawn, folds in watched:
+        for _, labels, drawn, folds, _ in watched:
             for label in np.unique(labels):
                 assert len(set(drawn[labels == label])) == 5
             for train, valid in folds:
@@ -151,6 +149,7 @@ class TestLearningCurve:
         results = featx.fit(store, **{**QUICK, "heads": ["knn", "ridge"]})
         assert len(watched) == 5 * 3
         assert results.curves["learning"]["row"] == results.best
+        assert {head for *_, head in watched} == {results.best_row.head}
 
     def test_groups_are_whole(self, tmp_path, watched):
         X, y = arrays(n=120)
@@ -162,7 +161,7 @@ class TestLearningCurve:
         results = featx.fit(path, labels=tmp_path / "labels.csv", group="patient", **QUICK)
         tested = {patients[int(name.removeprefix("row-"))] for name in results.test_names}
         assert watched
-        for drawn, _, codes, folds in watched:
+        for drawn, _, codes, folds, _ in watched:
             named = [group_of[row.tobytes()] for row in drawn]
             assert not set(named) & tested
             # All images of each patient, and one code for each.

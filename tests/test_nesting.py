@@ -64,15 +64,15 @@ class TestScores:
     def test_labels_that_mean_nothing(self):
         """The best of a grid looks better than chance on pure noise; nested, it does not."""
         head, tuned, nested = find_head("knn"), [], []
-        for seed in range(25):
+        for seed in range(16):
             rng = np.random.default_rng(seed)
             X, y = rng.normal(size=(48, 8)).astype(np.float32), rng.permutation(np.tile(["a", "b"], 24))
             options = {"groups": None, "seed": seed, "balanced": False, "jobs": 1}
             tuned.append(tune(head, X, y, cv=4, seed=seed).mean_score_)
             found = predict_nested(head, X, y, make_outer_folds(y, 4, 4, None, seed), **options)
             nested.append((np.array(["a", "b"])[found.probabilities.argmax(axis=1)] == y).mean())
-        error = np.std(nested, ddof=1) / 5
-        assert np.mean(tuned) - 0.5 > 4 * np.std(tuned, ddof=1) / 5
+        error = np.std(nested, ddof=1) / 4
+        assert np.mean(tuned) - 0.5 > 4 * np.std(tuned, ddof=1) / 4
         assert abs(np.mean(nested) - 0.5) < 3 * error
 
     def test_are_those_of_heads_fitted_by_hand(self):
@@ -104,6 +104,7 @@ class TestInPlaceOfAHoldOut:
         assert len(results.test_names) == len(set(results.test_names)) == 60
         splits = results.dataset["splits"]
         assert (splits["train"], splits["test"]) == (60, 60)
+        assert results.dataset["counts"] == {"train and test": {"ant": 20, "bee": 20, "wasp": 20}}
         assert splits["origin"] == "nested cross-validation, 4 outer folds of all 60 labelled images"
         assert results.settings["outer_folds"] == 4
         right = results.predictions[0].probabilities.argmax(axis=1) == results.truth

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import featx
+from featx import experiment
 from featx.errors import DatasetError
 
 QUICK = {"heads": ["ridge", "knn"], "cv": 3, "jobs": 1, "learning_curve": False}
@@ -91,3 +92,16 @@ class TestRepeats:
     def test_impossible(self, make_store, repeats, seed):
         with pytest.raises(DatasetError, match=f"{repeats} repeats from the seed {seed}"):
             featx.fit(make_store(), repeats=repeats, seed=seed, **QUICK)
+
+    def test_a_seed_that_cannot_be_is_known_before_any_fit(self, make_store, monkeypatch):
+        steps, make_plan = [], experiment.make_plan
+
+        def fail(data, *, seed, **options):
+            if seed == 2:
+                raise DatasetError("a class is missing")
+            return make_plan(data, seed=seed, **options)
+
+        monkeypatch.setattr(experiment, "make_plan", fail)
+        with pytest.raises(DatasetError, match="a class is missing"):
+            featx.fit(make_store(), repeats=3, on_progress=steps.append, **QUICK)
+        assert not [step for step in steps if step.stage == "fit"]
