@@ -146,7 +146,8 @@ class TestLearningCurve:
                 assert found["points"][step]["draws"][draw] == pytest.approx(accuracy)
 
     def test_is_of_the_winner_alone(self, store, watched):
-        results = featx.fit(store, **{**QUICK, "heads": ["knn", "ridge"]})
+        results = featx.fit(store, **{**QUICK, "heads": ["rbf-svm", "ridge"]})
+        assert results.best == 1
         assert len(watched) == 5 * 3
         assert results.curves["learning"]["row"] == results.best
         assert {head for *_, head in watched} == {results.best_row.head}

@@ -123,9 +123,10 @@ def command(
         )
     output.json(results.to_json() | {"run": folder, "curves": results.curves})
     for sentence in curve_sentences(results.curves or {}):
-        output.line(sentence)
+        output.console.print(sentence, markup=False)
     for note in (*results.dataset["notes"], *curve_notes(results.curves or {})):
         output.line(f"note: {note}")
-    files = ["report.html", "report.md", "results.json", "predictions.npz", "model.featx"]
-    output.line(f"{folder}: {', '.join(files + ['curves.json'] * bool(results.curves))}")
+    output.line(f"{folder}: report.html, report.md, results.json, predictions.npz, model.featx")
+    if results.curves:
+        output.line(f"{folder}: curves.json, learning and few-shot curves")
     output.line(f"next: {shlex.join(['featx', 'predict', folder, 'NEW_IMAGES'])}")

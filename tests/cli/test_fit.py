@@ -71,7 +71,7 @@ class TestProtocols:
         assert any("wice the labels (160) would bring" in line for line in lines)
         assert any(line.startswith("note: 99 shots are left out") for line in lines)
         assert any(line.startswith("note: over 2 seeds (0 to 1)") for line in lines)
-        assert lines[-2].endswith("model.featx, curves.json")
+        assert lines[-2].endswith("curves.json, learning and few-shot curves")
 
     def test_json_holds_the_curves(self, many, tmp_path):
         done = self.fit(many, "-o", tmp_path / "run", "--json")
