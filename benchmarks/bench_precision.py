@@ -54,7 +54,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if store.summary is not None and store.summary.notes:
             print(*store.summary.notes, sep="\n", file=sys.stderr)
         rows[way] = np.array(store.X(store.layers[0].name), np.float64)
-        results = featx.fit(folder / f"{place}.h5", heads=HEADS, seed=arguments.seed)
+        results = featx.fit(folder / f"{place}.h5", heads=HEADS, seed=arguments.seed, learning_curve=False)
         accuracies = {row.head: row.test["accuracy"] for row in results.rows}
         norms = np.linalg.norm(rows[way], axis=1), np.linalg.norm(rows["fp32"], axis=1)
         cosines = (rows[way] * rows["fp32"]).sum(axis=1) / norms[0] / norms[1]

@@ -1,39 +1,35 @@
 """Stores × heads × splits → results and a run folder.
 
-:func:`fit` needs neither the images nor torch: everything it looks at lies in the stores. Only the
-last step, writing ``model.featx``, loads skops (and with it torch, where torch is installed); by then
-the caller has the results and ``results.json`` is on the disk.
+:func:`fit` needs neither the images nor torch: everything it looks at lies in the stores. Writing
+``model.featx`` alone loads skops (and with it torch, where torch is installed); by then the caller has
+the results and ``results.json`` is on the disk. Curves come after everything else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from featx.curves import CurveOptions, draw_curves, save_curves
 from featx.dataset import LabelledSet, open_dataset
-from featx.environment import environment, peak_memory_bytes
+from featx.environment import environment
 from featx.errors import DatasetError
-from featx.evaluation.metrics import Evaluation
 from featx.files import disk_errors
+from featx.fitted import FittedRow, Task, best_of, fit_rows, list_tasks
 from featx.heads.catalog import DEFAULT_HEADS, find_head
 from featx.heads.head import Head
-from featx.heads.search import Tuned, tune
+from featx.procedure import score_procedure
 from featx.protocol import Plan, describe_dataset, make_plan
-from featx.records import Layer, Progress, ProgressCallback, ResultRow, escape_name
+from featx.records import ProgressCallback
+from featx.repeats import describe_repeats, repeat
 from featx.report import write_report
-from featx.results import (
-    MODEL_FILE,
-    REPORT_FILES,
-    Results,
-    RowPredictions,
-    check_run_folder,
-    most_probable,
-)
+from featx.results import CURVES_FILE, MODEL_FILE, REPORT_FILES, Results, check_run_folder
+from featx.shots import read_shots
 from featx.store.reader import FeatureStore
+from featx.winner import write_model
 
 StoreLike = str | os.PathLike[str] | FeatureStore
 
@@ -48,6 +44,12 @@ def fit(
     group: str | None = None,
     cv: int = 5,
     test_size: float | None = None,
+    nested: bool = False,
+    outer_folds: int | None = None,
+    repeats: int = 1,
+    shots: str | int | Sequence[int] | None = None,
+    draws: int = 10,
+    learning_curve: bool = True,
     balanced: bool = False,
     seed: int = 0,
     jobs: int | None = -1,
@@ -72,6 +74,25 @@ def fit(
         Folds inside the training part.
     test_size : float, optional
         Share of a hold-out, for sources without a test split of their own; 0.25 by default.
+    nested : bool, default=False
+        Nested cross-validation, for sets too small for a hold-out: without a test split of its own in
+        the source, every labelled image is tested once, by a head that was tuned and fitted without
+        its outer fold, and the final heads learn from all. Beside a test split it is made inside the
+        training part, and stands in ``cv["nested"]`` of each row; a ``val`` split joins the training
+        part then.
+    outer_folds : int, optional
+        Of the nested cross-validation; as many as ``cv`` by default.
+    repeats : int, default=1
+        Run the whole protocol with so many seeds, ``seed`` and those after it: hold-out, folds, outer
+        folds, the solver's draws. Results, comparisons, curves and model are those of the first;
+        ``repeats`` of each row says what all of them gave.
+    shots : str, int, or sequence of int, optional
+        Images per class, ``"1,5,10,20,50"``, for few-shot curves of every row. A draw with one image
+        (or group) of a class cannot be tuned and takes the classifier alone, least regularised.
+    draws : int, default=10
+        Of each point of a curve.
+    learning_curve : bool, default=True
+        Fit the winner on growing parts of its labels, and say what twice as many would bring.
     balanced : bool, default=False
         Weigh classes by the inverse of their frequency.
     seed : int, default=0
@@ -79,14 +100,14 @@ def fit(
     jobs : int, default=-1
         Threads; -1 for all processors.
     output : path, optional
-        The run folder: ``results.json``, ``predictions.npz``, ``report.md``, ``report.html`` and
-        ``model.featx``. Nothing is written without it.
+        The run folder: ``results.json``, ``predictions.npz``, ``report.md``, ``report.html``,
+        ``model.featx`` and then ``curves.json``. Nothing is written without it.
     command : str
         Kept in the results.
     on_progress : callable, optional
-        Called after each row.
+        Called after each row, and each fit of a curve.
     on_results : callable, optional
-        Called with the results as soon as ``results.json`` is written.
+        Called with the results as soon as ``results.json`` is written, before any curve.
 
     Returns
     -------
@@ -110,40 +131,37 @@ def fit(
     chosen = [find_head(head) if isinstance(head, str) else head for head in heads]
     if not chosen:
         raise DatasetError("No head was given; expected at least one, such as logreg.")
-    if not 0 <= seed < 2**32:
-        raise DatasetError(f"Got the seed {seed}, expected a number from 0 to {2**32 - 1}.")
     if jobs == 0:
         raise DatasetError("Got 0 jobs, expected a number of threads, or -1 for all processors.")
+    outer = _check_protocol(nested, outer_folds, cv, repeats, draws, seed)
+    wanted = CurveOptions(read_shots(shots), learning_curve, draws, cv, seed, balanced, jobs)
     folder = check_run_folder(output, of=MODEL_FILE) if output is not None else None
     data = open_dataset(stores, labels=labels, label=label, group=group, on_progress=on_progress)
     pairs = data.layers(layers)
-    plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)
+    tasks = list_tasks(pairs, chosen)
+    # All of them before any fit: a later seed may leave a part without a class.
+    plans = [
+        make_plan(data, cv=cv, test_size=test_size, seed=seed + number, nested=outer)
+        for number in range(repeats)
+    ]
+    plan = plans[0]
 
-    names = _distinct_names(data.stores)
-    tuned: list[Tuned] = []
-    rows: list[ResultRow] = []
-    predictions: list[RowPredictions] = []
-    for store, layer in pairs:
-        X = data.matrix(store, layer, plan.development)
-        X_test = data.matrix(store, layer, plan.split.test)
-        for head in chosen:
-            if on_progress is not None:
-                on_progress(Progress("fit", len(rows), len(pairs) * len(chosen), "heads"))
-            found = tune(
-                head, X, plan.y, cv=plan.folds, groups=plan.groups, seed=seed, balanced=balanced, jobs=jobs
-            )
-            started = time.perf_counter()
-            probabilities = found.best_estimator_.predict_proba(X_test)
-            seconds = time.perf_counter() - started
-            tuned.append(found)
-            predictions.append(RowPredictions(probabilities, most_probable(found.oof_)))
-            test = plan.evaluation(probabilities, seed)
-            rows.append(_row(data.stores[store], layer, found, test, seconds, names[store]))
-    if on_progress is not None:
-        on_progress(Progress("fit", len(rows), len(rows), "heads"))
+    def run(number: int) -> list[FittedRow]:
+        return fit_rows(
+            data,
+            tasks,
+            plans[number],
+            seed=seed + number,
+            balanced=balanced,
+            jobs=jobs,
+            stage=f"repeat {number + 1} of {repeats}" if number else "fit",
+            on_progress=on_progress,
+        )
 
-    # The first of equals: stores, layers and heads come in the order given.
-    best = max(range(len(rows)), key=lambda index: (rows[index].cv["mean"], -index))
+    fitted = run(0)
+    said = repeat(fitted, run, seed, repeats)
+    rows = [dataclasses.replace(one.row, repeats=words) for one, words in zip(fitted, said, strict=True)]
+    best = best_of(rows)
     described = describe_dataset(
         data,
         plan,
@@ -153,10 +171,15 @@ def fit(
         stores=[str(store.path) for store in data.stores],
         space_keys=[store.space.key for store in data.stores],
     )
-    winner = pairs[best // len(chosen)]
-    findings = plan.audit_of_winner(data, tuned[best].oof_, lambda rows: data.matrix(*winner, rows), seed)
+    winner = fitted[best]
+    layer = (tasks[best].store, tasks[best].layer)
+    findings = plan.audit_of_winner(data, winner.out_of_fold, lambda rows: data.matrix(*layer, rows), seed)
+    notes = [*data.notes, *described["notes"], *describe_repeats(rows[best], plan)]
+    if (procedure := score_procedure([one.nested for one in fitted], plan, seed)) is not None:
+        described["splits"] = described["splits"] | {"nested": procedure.to_json()}
+        notes += procedure.notes(rows, best, plan)
     results = Results(
-        dataset=described | {"notes": [*data.notes, *described["notes"]], "audit": findings},
+        dataset=described | {"notes": notes, "audit": findings},
         settings={
             "heads": [head.name for head in chosen],
             "layers": [layer.name for _, layer in pairs],
@@ -167,24 +190,29 @@ def fit(
             "labels": os.fspath(labels) if isinstance(labels, str | os.PathLike) else None,
             "label": label,
             "group": group,
+            "outer_folds": outer,
+            "repeats": repeats,
+            "shots": list(wanted.shots),
+            "draws": draws,
+            "learning_curve": learning_curve,
         },
         rows=tuple(rows),
-        comparisons=plan.comparisons([row.probabilities for row in predictions], best, seed),
+        comparisons=plan.comparisons([one.predictions.probabilities for one in fitted], best, seed),
         best=best,
         environment=environment(),
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         test_names=tuple(data.names[index] for index in plan.split.test),
         truth=plan.truth,
-        predictions=tuple(predictions),
-        suspects=plan.suspects(data.names, tuned[best].oof_, predictions[best].probabilities),
-        oof_probabilities=tuned[best].oof_,
-        estimator=tuned[best].best_estimator_,
+        predictions=tuple(one.predictions for one in fitted),
+        suspects=plan.suspects(data.names, winner.out_of_fold, winner.predictions.probabilities),
+        oof_probabilities=winner.out_of_fold,
+        estimator=winner.estimator,
     )
     if folder is not None:
         # Before the results, so that an earlier run's files never stand beside them.
         with disk_errors(folder):
-            for name in (MODEL_FILE, *REPORT_FILES):
+            for name in (MODEL_FILE, CURVES_FILE, *REPORT_FILES):
                 (folder / name).unlink(missing_ok=True)
         results.save(folder)
     try:
@@ -192,109 +220,42 @@ def fit(
             on_results(results)
     except (Exception, SystemExit):
         # A closed pipe (rich exits there), or a terminal that cannot print ±, must not cost the model.
-        _finish(folder, results, data, winner, plan)
+        _finish(folder, results, data, tasks[best], plan)
         raise
-    _finish(folder, results, data, winner, plan)
-    return results
+    _finish(folder, results, data, tasks[best], plan)
+    if not wanted.any:
+        return results
+    # Last, since they take longest: whoever stops here has results, model and report, all whole.
+    curves = draw_curves(results, data, tasks, plan, wanted, on_progress)
+    if folder is not None:
+        save_curves(folder, curves)
+        write_report(folder)
+    return dataclasses.replace(results, curves=curves)
 
 
-def _distinct_names(stores: Sequence[FeatureStore]) -> list[str]:
-    """Name each store's network where another store has one of the same name; else ``""``."""
-    networks = [(store.space.backbone, store.space.is_reference) for store in stores]
-    names = [
-        f"{store.space.backbone} [{escape_name(store.path.stem)}]" if networks.count(network) > 1 else ""
-        for store, network in zip(stores, networks, strict=True)
-    ]
-    if len({store.path.resolve() for store in stores}) < len(stores):
-        raise DatasetError("The same store was given twice; give each one once.")
-    return names
+def _check_protocol(
+    nested: bool, outer_folds: int | None, cv: int, repeats: int, draws: int, seed: int
+) -> int | None:
+    """Refuse what no protocol can be made of, before any work; return the number of outer folds."""
+    if not 0 <= seed < 2**32:
+        raise DatasetError(f"Got the seed {seed}, expected a number from 0 to {2**32 - 1}.")
+    if repeats < 1 or seed + repeats > 2**32:
+        raise DatasetError(
+            f"Got {repeats} repeats from the seed {seed} on, expected at least 1, and no seed above "
+            f"{2**32 - 1}."
+        )
+    if draws < 2:
+        raise DatasetError(f"Got {draws} draws, expected at least 2: an interval needs a spread.")
+    if outer_folds is not None and not nested:
+        raise DatasetError(f"Got {outer_folds} outer folds without nested cross-validation; add --nested.")
+    if outer_folds is not None and outer_folds < 2:
+        raise DatasetError(f"Got {outer_folds} outer folds, expected at least 2.")
+    return (outer_folds or cv) if nested else None
 
 
-def _row(
-    store: FeatureStore,
-    layer: Layer,
-    found: Tuned,
-    test: Evaluation,
-    predict_seconds: float,
-    label: str,
-) -> ResultRow:
-    spec = store.meta.get("request", {}).get("weights", {}).get("spec", "")
-    weights = store.space.weights
-    if "seed" in weights:
-        words = f"random, seed {weights['seed']}"
-    else:
-        words = spec if spec in ("", "default") else Path(spec).name
-    return ResultRow(
-        kind="reference" if store.space.is_reference else "head",
-        backbone=store.space.backbone,
-        weights=words,
-        layer=layer.name,
-        head=found.head,
-        params=found.best_params_,
-        cv={
-            "mean": found.mean_score_,
-            "sd": found.sd_,
-            "folds": [float(score) for score in found.cv_scores_[found.best_index_]],
-        },
-        test=test.scores,
-        per_class=test.per_class,
-        confusion=test.confusion,
-        seconds={
-            "extract": float(store.meta.get("seconds", 0.0)),
-            "fit": sum(found.seconds_.values()),
-            "predict": predict_seconds,
-        },
-        peak_memory_bytes=peak_memory_bytes(),
-        n_parameters_trained=found.n_parameters_,
-        dim=layer.dim,
-        store=str(store.path),
-        warnings=found.warnings_,
-        label=label,
-    )
-
-
-def _finish(
-    folder: Path | None, results: Results, data: LabelledSet, winner: tuple[int, Layer], plan: Plan
-) -> None:
+def _finish(folder: Path | None, results: Results, data: LabelledSet, winner: Task, plan: Plan) -> None:
     if folder is None:
         return
     # The report comes last: it can be drawn again from the folder, the model cannot.
-    _write_model(folder, results, data, winner, plan)
+    write_model(folder, results, data, winner, plan)
     write_report(folder)
-
-
-def _write_model(
-    folder: Path, results: Results, data: LabelledSet, winner: tuple[int, Layer], plan: Plan
-) -> None:
-    # Late: skops loads torch where torch is installed.
-    from featx.modelfile import save_model
-
-    store, layer = data.stores[winner[0]], winner[1]
-    row = results.best_row
-    limits = [
-        f"Trained on {len(plan.y)} images of {len(plan.classes)} classes; anything else is given one of them."
-    ]
-    if not plan.split.test.size:
-        limits.append("No test images: how well it does on new ones is not known.")
-    save_model(
-        folder / MODEL_FILE,
-        results.estimator,
-        classes=plan.classes,
-        space=store.space,
-        layer=layer,
-        weights=store.meta.get("request", {}).get("weights", {"spec": "default"}),
-        card={
-            "head": row.head,
-            "params": dict(row.params),
-            "n_images": len(plan.y),
-            "source": escape_name(str(store.meta["source"])),
-            "cv": dict(row.cv),
-            "test": {name: dataclasses.asdict(score) for name, score in row.test.items()},
-            "n_test": len(plan.truth),
-            "test_origin": plan.split.origin,
-            "limits": limits,
-            "created": results.created,
-            "versions": dict(results.environment["versions"]),
-        },
-        examples=data.matrix(winner[0], layer, plan.development[:32]),
-    )

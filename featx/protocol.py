@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.errors import DatasetError
 from featx.evaluation.audit import Audit, audit
 from featx.evaluation.comparison import compare
 from featx.evaluation.intervals import wilson
@@ -17,6 +18,7 @@ from featx.evaluation.metrics import Evaluation, assess
 from featx.evaluation.shift import Shift, draw_parts, measure_shift
 from featx.evaluation.splits import Split, group_codes, make_split
 from featx.heads.folds import Folds, make_folds
+from featx.nesting import OuterFold, for_nesting, make_outer_folds, merge_audits
 from featx.records import Comparison, Score, SkippedImage, escape_name
 
 __all__ = ["LabelledImages", "Plan", "describe_dataset", "make_plan"]
@@ -73,6 +75,8 @@ class Plan:
         Index of the class of each test image.
     test_groups : ndarray of int, (n_test,), or None
     audit : Audit
+    outer : tuple of OuterFold
+        Of nested cross-validation inside :attr:`development`; empty without it.
     """
 
     split: Split
@@ -83,11 +87,19 @@ class Plan:
     truth: NDArray[np.intp]
     test_groups: NDArray[np.intp] | None
     audit: Audit
+    outer: tuple[OuterFold, ...] = ()
 
     @property
     def development(self) -> NDArray[np.intp]:
-        """All rows that are not test, ascending."""
+        """All rows that are learned from in the end, ascending: those that are not test."""
         return self.split.development
+
+    @property
+    def rounds(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """Rows to learn from and rows to score, as the test has it: one pair, or one for each outer fold."""
+        if not self.split.is_whole:
+            return [(self.development, self.split.test)]
+        return [(self.development[fold.train], self.development[fold.valid]) for fold in self.outer]
 
     def evaluation(self, probabilities: NDArray[np.floating[Any]], seed: int) -> Evaluation:
         """Score the test images, and again without those that are also in training.
@@ -109,6 +121,11 @@ class Plan:
             for metric in ("accuracy", "balanced_accuracy"):
                 scores[f"{metric}_without_{name}"] = clean.scores[metric]
         return replace(found, scores=scores)
+
+    def nested_accuracy(self, probabilities: NDArray[np.floating[Any]], seed: int) -> Score:
+        """Score predictions of the development part by nested cross-validation."""
+        truth, codes = np.searchsorted(self.classes, self.y), np.arange(len(self.classes))
+        return assess(truth, probabilities, codes, groups=self.groups, seed=seed).scores["accuracy"]
 
     def comparisons(
         self, probabilities: Sequence[NDArray[np.floating[Any]]], best: int, seed: int
@@ -135,9 +152,12 @@ class Plan:
             one (``contradicted``), the ``count`` of suspects among these, and the first 50 of them as
             ``images``, the most suspect first. A model that is ``guessing`` has no suspects.
         """
-        rows = np.concatenate([self.development, self.split.test])
-        codes = np.concatenate([np.searchsorted(self.classes, self.y), self.truth])
-        p = np.concatenate([out_of_fold, probabilities])
+        rows, codes, p = self.split.test, self.truth, probabilities
+        # Where all images are tested, they stand there once already.
+        if not self.split.is_whole:
+            rows = np.concatenate([self.development, rows])
+            codes = np.concatenate([np.searchsorted(self.classes, self.y), codes])
+            p = np.concatenate([out_of_fold, p])
         found = suspect_labels(codes, p)
         guessing = is_guessing(codes, p)
         suspects = found.rows[:0] if guessing else found.rows
@@ -191,7 +211,7 @@ class Plan:
             None for a hold-out, which is drawn from the same images, and where there are too few.
         """
         test = self.split.test
-        if not (data.splits[test] != "").all():
+        if self.split.is_whole or not (data.splits[test] != "").all():
             return None
         first, second = draw_parts(self.y, data.labels[test], seed=seed)
         one, other = self.development[first], test[second]
@@ -214,7 +234,9 @@ class Plan:
         return findings
 
 
-def make_plan(data: LabelledImages, *, cv: int, test_size: float | None, seed: int) -> Plan:
+def make_plan(
+    data: LabelledImages, *, cv: int, test_size: float | None, seed: int, nested: int | None = None
+) -> Plan:
     """Split a dataset and look for what is wrong with it.
 
     Parameters
@@ -226,24 +248,37 @@ def make_plan(data: LabelledImages, *, cv: int, test_size: float | None, seed: i
         Share of a hold-out; see :func:`featx.evaluation.splits.make_split`.
     seed : int
         For hold-out and folds.
+    nested : int, optional
+        Outer folds of nested cross-validation. Where the source has no test split of its own they take
+        the place of the hold-out; else they lie inside the development part. A tuning split is not
+        used as such then: its images join the training part.
 
     Raises
     ------
     DatasetError
         If labels, classes or splits do not allow it.
     """
+    if nested is not None and test_size is not None:
+        raise DatasetError(
+            f"A test size of {test_size:g} was given with nested cross-validation, which holds nothing out: "
+            "leave out --test-size or --nested."
+        )
     groups = group_codes(data.groups) if (data.groups != "").any() else None
     split = make_split(
         data.splits.tolist(),
         data.labels,
         data.groups if groups is not None else None,
         test_size=test_size,
+        whole=nested is not None,
         seed=seed,
     )
+    if nested is not None:
+        split = for_nesting(split, nested)
     y = data.labels[split.development]
     inside = groups[split.development] if groups is not None else None
     pair = split.tuning_pair
     folds = make_folds(y, [pair] if pair is not None else cv, groups=inside, seed=seed)
+    outer = make_outer_folds(y, nested, cv, inside, seed) if nested is not None else ()
     classes = np.unique(y)
     return Plan(
         split=split,
@@ -253,16 +288,33 @@ def make_plan(data: LabelledImages, *, cv: int, test_size: float | None, seed: i
         groups=inside,
         truth=np.searchsorted(classes, data.labels[split.test]),
         test_groups=groups[split.test] if groups is not None else None,
-        audit=audit(
-            [escape_name(name) for name in data.names],
+        audit=_audit(data, split, outer, folds),
+        outer=outer,
+    )
+
+
+def _audit(data: LabelledImages, split: Split, outer: Sequence[OuterFold], folds: Folds) -> Audit:
+    rows = split.development
+    pairs = [(rows[train], rows[valid]) for train, valid in folds]
+    names = [escape_name(name) for name in data.names]
+
+    def look(roles: NDArray[np.str_], pairs: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]) -> Audit:
+        return audit(
+            names,
             data.digests,
             data.phashes,
             data.labels,
-            split.roles(len(data.names)),
+            roles,
             data.groups,
             folds=len(folds),
-            pairs=[(split.development[train], split.development[valid]) for train, valid in folds],
-        ),
+            pairs=pairs,
+        )
+
+    if not split.is_whole:
+        return look(split.roles(len(names)), pairs)
+    # What the tuning folds share is the same whichever outer fold is scored.
+    return merge_audits(
+        [look(fold.roles(len(names), rows), () if number else pairs) for number, fold in enumerate(outer)]
     )
 
 
@@ -298,6 +350,8 @@ def describe_dataset(
     parts = {"train": plan.split.train, "test": plan.split.test}
     if plan.split.tuning is not None:
         parts["tuning"] = plan.split.tuning
+    # Once each, where every image is in both.
+    counted = {"train and test": plan.split.test} if plan.split.is_whole else parts
     return {
         "name": name,
         "source": sorted({escape_name(source) for source in sources}),
@@ -307,7 +361,7 @@ def describe_dataset(
         "classes": [str(label) for label in plan.classes],
         "counts": {
             part: {str(label): int((data.labels[rows] == label).sum()) for label in plan.classes}
-            for part, rows in parts.items()
+            for part, rows in counted.items()
         },
         "splits": {part: len(rows) for part, rows in parts.items()}
         | {

@@ -404,12 +404,15 @@ class ResultRow:
     """One line of the leaderboard: a backbone, a layer and a head (or the fine-tuned baseline).
 
     ``weights`` says in words where the network's weights come from; ``cv`` holds ``mean``, ``sd`` and
-    ``folds``, the accuracies of the chosen parameters; ``test`` the metrics by name, empty without a
-    test split; ``seconds`` the wall time of ``extract``, ``fit`` and ``predict``; ``warnings`` what
-    the reader of the row must know (no convergence, grid edge); ``label`` names the network where its
-    own name is that of another store's too; ``per_class`` and ``confusion`` (truth in rows, prediction
-    in columns) tell of the test images class by class, empty without any, and the second also where
-    there are more than 100 classes.
+    ``folds``, the accuracies of the chosen parameters, and ``nested``, the accuracy of nested
+    cross-validation inside the training part, where it was asked for; ``test`` the metrics by name,
+    empty without a test split; ``seconds`` the wall time of ``extract``, ``fit``, ``predict`` and
+    ``nested``; ``warnings`` what the reader of the row must know (no convergence, grid edge); ``label``
+    names the network where its own name is that of another store's too; ``per_class`` and ``confusion``
+    (truth in rows, prediction in columns) tell of the test images class by class, empty without any, and
+    the second also where there are more than 100 classes; ``repeats`` holds what the same protocol gave
+    with several seeds: ``seeds``, ``cv`` (means), ``test`` (accuracies) with their ``mean`` and ``sd``, and
+    how often the row ``won``.
     """
 
     kind: RowKind
@@ -429,6 +432,7 @@ class ResultRow:
     label: str = ""
     per_class: tuple[ClassScores, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
+    repeats: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

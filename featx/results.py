@@ -2,7 +2,8 @@
 
 ``results.json`` holds every number that a reader may want (schema ``featx.results/1``),
 ``predictions.npz`` the test probabilities and out-of-fold predictions of every row, and the winner's
-out-of-fold probabilities, from which each picture of a report can be drawn again.
+out-of-fold probabilities, from which each picture of a report can be drawn again; ``curves.json``
+(schema ``featx.curves/1``) the learning and few-shot curves, which are drawn when the results are out.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from featx.records import Comparison, ResultRow
 SCHEMA = "featx.results/1"
 RESULTS_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.npz"
+CURVES_FILE = "curves.json"
+"""Learning and few-shot curves; written last."""
 MODEL_FILE = "model.featx"
 NETWORK_FILE = "network.safetensors"
 """The fine-tuned network in the run folder, to be used as ``weights``."""
@@ -34,7 +37,7 @@ REPORT_FILES = ("report.md", "report.html")
 
 _ORIGINS = {MODEL_FILE: "the model of `featx fit`", NETWORK_FILE: "the network of `featx finetune`"}
 _WEIGHTS = _ORIGINS.keys()
-_OWN = frozenset({RESULTS_FILE, PREDICTIONS_FILE, *REPORT_FILES, *_WEIGHTS})
+_OWN = frozenset({RESULTS_FILE, PREDICTIONS_FILE, CURVES_FILE, *REPORT_FILES, *_WEIGHTS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,9 @@ class Results:
         The winner's, of each image of the training part; NaN where no fold held it out.
     estimator : object
         The winner, fitted: a scikit-learn estimator.
+    curves : mapping or None
+        What ``curves.json`` holds, schema ``featx.curves/1``: ``learning`` and ``few_shot``. None while
+        they are not drawn, and where none was asked for.
 
     Examples
     --------
@@ -126,6 +132,7 @@ class Results:
     suspects: Mapping[str, Any] = field(repr=False, default_factory=dict)
     oof_probabilities: NDArray[np.floating[Any]] | None = field(repr=False, default=None)
     estimator: Any = field(repr=False, default=None)
+    curves: Mapping[str, Any] | None = field(repr=False, default=None)
 
     @property
     def best_row(self) -> ResultRow:

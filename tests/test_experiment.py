@@ -10,7 +10,7 @@ from featx import experiment
 from featx.errors import DatasetError, FeatxError, StoreError, UnknownNameError
 from featx.heads.catalog import find_head
 
-QUICK = {"heads": ["logreg"], "cv": 3, "jobs": 1}
+QUICK = {"heads": ["logreg"], "cv": 3, "jobs": 1, "learning_curve": False}
 
 
 def arrays(seed=0, n=60, d=6, distance=2.0):
@@ -67,7 +67,9 @@ class TestNumbers:
         assert one.best_row.test != other.best_row.test
 
     def test_the_winner_is_chosen_by_cross_validation(self, store):
-        results = featx.fit(store, heads=["rbf-svm", "logreg", "linear-svm"], cv=3, jobs=1)
+        results = featx.fit(
+            store, heads=["rbf-svm", "logreg", "linear-svm"], cv=3, jobs=1, learning_curve=False
+        )
         means = [row.cv["mean"] for row in results.rows]
         assert results.best == means.index(max(means))
         assert [comparison.a for comparison in results.comparisons] == [results.best] * 2
@@ -123,10 +125,13 @@ class TestNumbers:
         assert clean == pytest.approx((predicted[5:] == results.truth[5:]).mean())
 
     def test_one_name_is_a_name(self, store):
-        results = featx.fit(store, heads="logreg", layers="imported", cv=3, jobs=1)
+        results = featx.fit(store, heads="logreg", layers="imported", cv=3, jobs=1, learning_curve=False)
         assert results.settings["heads"] == ["logreg"]
         assert results.settings["layers"] == ["imported:flatten"]
-        assert featx.fit(store, heads=find_head("ridge"), cv=3, jobs=1).best_row.head == "ridge"
+        assert (
+            featx.fit(store, heads=find_head("ridge"), cv=3, jobs=1, learning_curve=False).best_row.head
+            == "ridge"
+        )
 
 
 class TestSeveralStores:

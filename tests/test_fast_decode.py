@@ -50,7 +50,7 @@ def store(root, tmp_path):
 
 @pytest.fixture
 def model(store, tmp_path):
-    featx.fit(store, heads=["logreg"], cv=3, jobs=1, output=tmp_path / "run")
+    featx.fit(store, heads=["logreg"], cv=3, jobs=1, learning_curve=False, output=tmp_path / "run")
     return tmp_path / "run" / "model.featx"
 
 

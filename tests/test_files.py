@@ -193,7 +193,11 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     X, y = np.random.default_rng(0).normal(size=(60, 50)).astype(np.float32), np.tile(["a", "b"], 30)
     store = featx.FeatureStore.from_arrays(root / "x.h5", X, y)
-    return store, featx.fit(store, heads=["logreg"], cv=3, jobs=1, output=root / "run"), root / "run"
+    return (
+        store,
+        featx.fit(store, heads=["logreg"], cv=3, jobs=1, learning_curve=False, output=root / "run"),
+        root / "run",
+    )
 
 
 def export_npz(run, folder):

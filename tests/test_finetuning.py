@@ -273,7 +273,7 @@ class TestResults:
     def test_the_images_and_scores_are_those_of_the_heads(self, shared, tmp_path):
         root, results, _ = shared
         featx.extract(root / "photos", tmp_path / "x.h5", backbone="pixels", image_size=8)
-        heads = featx.fit(tmp_path / "x.h5", heads=["logreg"], jobs=1)
+        heads = featx.fit(tmp_path / "x.h5", heads=["logreg"], jobs=1, learning_curve=False)
         assert results.test_names == heads.test_names
         np.testing.assert_array_equal(results.truth, heads.truth)
         for key in ("n_images", "classes", "counts", "splits", "unlabelled", "notes", "skipped", "audit"):
@@ -283,7 +283,9 @@ class TestResults:
     def test_a_hold_out_is_that_of_the_heads(self, make_photos, tmp_path):
         root = make_photos(splits={"": 10})
         featx.extract(root, tmp_path / "x.h5", backbone="pixels", image_size=8)
-        heads = featx.fit(tmp_path / "x.h5", heads=["logreg"], jobs=1, cv=2, seed=4, test_size=0.3)
+        heads = featx.fit(
+            tmp_path / "x.h5", heads=["logreg"], jobs=1, learning_curve=False, cv=2, seed=4, test_size=0.3
+        )
         results = featx.finetune(root, **{**QUICK, "epochs": 1}, seed=4, test_size=0.3)
         assert results.test_names == heads.test_names
         assert results.dataset["splits"] == heads.dataset["splits"]
@@ -389,7 +391,11 @@ class TestHonesty:
             device="cpu",
             store_dtype="float32",
         )
-        head = featx.fit(tmp_path / "x.h5", heads=["logreg"], jobs=1).predictions[0].probabilities
+        head = (
+            featx.fit(tmp_path / "x.h5", heads=["logreg"], jobs=1, learning_curve=False)
+            .predictions[0]
+            .probabilities
+        )
         still = {**QUICK, "epochs": 1, "lr": 1e-12}
         warm = featx.finetune(root / "photos", **still).predictions[0].probabilities
         np.testing.assert_allclose(warm, head, atol=1e-4)

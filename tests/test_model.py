@@ -22,14 +22,16 @@ HEADS = ["logreg", "linear-svm", "rbf-svm"]
 def run(request, make_photos, tmp_path):
     root = make_photos()
     store = featx.extract(root, tmp_path / "x.h5", backbone="pixels", image_size=8)
-    results = featx.fit(store, heads=[request.param], cv=3, jobs=1, output=tmp_path / "run")
+    results = featx.fit(
+        store, heads=[request.param], cv=3, jobs=1, learning_curve=False, output=tmp_path / "run"
+    )
     return root, results, tmp_path / "run" / "model.featx"
 
 
 @pytest.fixture
 def path(make_photos, tmp_path):
     store = featx.extract(make_photos(), tmp_path / "x.h5", backbone="pixels", image_size=8)
-    featx.fit(store, heads=["logreg"], cv=3, jobs=1, output=tmp_path / "run")
+    featx.fit(store, heads=["logreg"], cv=3, jobs=1, learning_curve=False, output=tmp_path / "run")
     return tmp_path / "run" / "model.featx"
 
 
@@ -164,7 +166,7 @@ class TestRoundTrip:
         y = np.repeat(["ants", "bees"], 10)
         X = (rng.normal(size=(20, 4)) + 4 * (y == "bees")[:, None]).astype(np.float32)
         store = featx.FeatureStore.from_arrays(tmp_path / "x.h5", X, y, [f"{row}.jpg" for row in range(20)])
-        featx.fit(store, heads=["logreg"], cv=2, jobs=1, output=tmp_path / "run")
+        featx.fit(store, heads=["logreg"], cv=2, jobs=1, learning_curve=False, output=tmp_path / "run")
         model = featx.Model.load(tmp_path / "run")
         with pytest.raises(ModelFileError, match=r"made elsewhere.*estimator_\.predict_proba"):
             model.predict([photo("bees", 1)])
@@ -269,7 +271,7 @@ class TestWeights:
         store = featx.extract(
             make_photos(), tmp_path / "x.h5", backbone="squeezenet1_1", weights=file, image_size=64
         )
-        featx.fit(store, heads=["logreg"], cv=3, jobs=1, output=tmp_path / "run")
+        featx.fit(store, heads=["logreg"], cv=3, jobs=1, learning_curve=False, output=tmp_path / "run")
         file.rename(tmp_path / "elsewhere.pth")
         return tmp_path / "run", tmp_path / "elsewhere.pth"
 

@@ -13,7 +13,7 @@ from featx.results import check_run_folder
 def results(tmp_path_factory):
     X, y = np.random.default_rng(0).normal(size=(40, 3)), np.tile(["a", "b"], 20)
     store = featx.FeatureStore.from_arrays(tmp_path_factory.mktemp("store") / "x.h5", X, y)
-    return featx.fit(store, heads=["logreg"], cv=3, jobs=1)
+    return featx.fit(store, heads=["logreg"], cv=3, jobs=1, learning_curve=False)
 
 
 def stop_before(name, monkeypatch):

@@ -43,8 +43,42 @@ def _not_zero(_context: click.Context, _parameter: click.Parameter, value: int) 
     metavar="F",
     help="Share held out, where the source has no test split.  [default: 0.25]",
 )
+@click.option("--nested", is_flag=True, help="Nested cross-validation: test every labelled image once.")
+@click.option(
+    "--outer-folds",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Outer folds of --nested.  [default: as --cv]",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="R",
+    help="Run it all with R seeds, and say how much depends on them.",
+)
+@click.option(
+    "--shots",
+    metavar="S,S,...",
+    help="Few-shot curves with so many images per class, such as 1,5,10,20,50.",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Draws of each point of a curve.",
+)
+@click.option(
+    "--learning-curve/--no-learning-curve",
+    default=True,
+    show_default=True,
+    help="Say what twice the labels would bring the best head.",
+)
 @click.option("--balanced", is_flag=True, help="Weigh classes by the inverse of their frequency.")
-@seed_option("For folds, hold-out and bootstrap.")
+@seed_option("For folds, hold-out, draws and bootstrap.")
 @click.option(
     "--jobs",
     default=-1,
@@ -61,11 +95,13 @@ def command(
     """Tune, fit and compare heads on every layer of every STORE, and save the winner.
 
     Several stores hold the same images, embedded by different networks. The run folder gets
-    results.json, predictions.npz, report.md, report.html and model.featx.
+    results.json, predictions.npz, report.md, report.html and model.featx, then curves.json.
 
     \b
     featx fit photos.h5
     featx fit resnet.h5 pixels.h5 -o run --head logreg --head rbf-svm
+    featx fit scans.h5 --group patient --nested --repeats 5
+    featx fit photos.h5 --shots 1,5,10,20,50
     """  # noqa: D301 - \b is click's own mark
     import featx
 
@@ -77,14 +113,20 @@ def command(
 
         print_results(results.to_json(), output.console)
 
+    from featx.report.curves import curve_notes, curve_sentences
+
     if heads:
         options["heads"] = heads
     with output.progress() as on_progress:
         results = featx.fit(
             stores, output=folder, command=command_line(), on_progress=on_progress, on_results=show, **options
         )
-    output.json(results.to_json() | {"run": folder})
-    for note in results.dataset["notes"]:
+    output.json(results.to_json() | {"run": folder, "curves": results.curves})
+    for sentence in curve_sentences(results.curves or {}):
+        output.console.print(sentence, markup=False)
+    for note in (*results.dataset["notes"], *curve_notes(results.curves or {})):
         output.line(f"note: {note}")
     output.line(f"{folder}: report.html, report.md, results.json, predictions.npz, model.featx")
+    if results.curves:
+        output.line(f"{folder}: curves.json, learning and few-shot curves")
     output.line(f"next: {shlex.join(['featx', 'predict', folder, 'NEW_IMAGES'])}")

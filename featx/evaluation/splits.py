@@ -23,7 +23,7 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows of a labelled set by the part they play; no row stands in two parts.
+    """Rows of a labelled set by the part they play; no row stands in two parts, unless it is whole.
 
     Parameters
     ----------
@@ -47,8 +47,13 @@ class Split:
     notes: tuple[str, ...] = ()
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing is held out: each row is learned from and, by nested folds, tested."""
+        return np.array_equal(self.train, self.test)
+
+    @property
     def development(self) -> Indices:
-        """All rows that are not test, ascending: what the final fit learns from."""
+        """All rows that are not test, or all if it is whole, ascending: what the final fit learns from."""
         return self.train if self.tuning is None else np.union1d(self.train, self.tuning)
 
     @property
@@ -75,6 +80,7 @@ def make_split(
     groups: Sequence[Any] | NDArray[Any] | None = None,
     *,
     test_size: float | None = None,
+    whole: bool = False,
     seed: int = 0,
 ) -> Split:
     """Take the source's own test split, or hold one out.
@@ -93,6 +99,9 @@ def make_split(
         What must stay together; see :func:`group_codes`.
     test_size : float, optional
         Share of a hold-out, between 0 and 1; default 0.25.
+    whole : bool, default=False
+        Hold nothing out: for nested cross-validation, whose outer folds take the place of a hold-out.
+        Without effect where the source has a test split.
     seed : int, default=0
         For the hold-out.
 
@@ -160,6 +169,8 @@ def make_split(
             origin = f"the source's val split, since it has no {unlabelled_test}test split"
         if (unnamed := int((train & (names == "")).sum())) and not (names[train] == "").all():
             notes.append(f"{unnamed} images name no split and count as training images")
+    elif whole:
+        train, test, origin = labelled, labelled, "nothing is held out"
     else:
         rows = np.flatnonzero(labelled)
         codes = None if groups is None else group_codes(groups)

@@ -82,11 +82,11 @@ class _Answered(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(
         self,
-        X: NDArray[np.float32],  # noqa: ARG002
+        X: NDArray[np.float32],
         y: NDArray[Any],
         sample_weight: NDArray[np.float64] | None = None,  # noqa: ARG002
     ) -> _Answered:
-        self.classes_ = np.unique(y)
+        self.classes_, self.n_features_in_ = np.unique(y), X.shape[1]
         return self
 
     def decision_function(self, X: NDArray[np.float32]) -> NDArray[np.float64]:  # noqa: ARG002

@@ -10,6 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from featx.report.content import SUSPECTS, Content, Table, compare_runs, describe, run_title
+from featx.report.curve_pictures import draw_few_shot, draw_learning_curve
+from featx.report.curves import CurveSection, curve_sections
 from featx.report.per_class import confusion_matrix
 from featx.report.pictures import Picture, draw_confusion, draw_leaderboard
 from featx.report.runs import Run
@@ -27,12 +29,16 @@ _LONG = re.compile(r"[^\s\0]{24}(?=[^\s\0]{4})")
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """One run as the template draws it; the anchor tells several apart."""
+    """One run as the template draws it; the anchor tells several apart.
+
+    ``curves`` holds a section and its picture, if it has one.
+    """
 
     anchor: str
     title: str
     content: Content
     pictures: tuple[Picture, ...]
+    curves: tuple[tuple[CurveSection, Picture | None], ...]
 
 
 def render_html(runs: Sequence[Run]) -> str:
@@ -79,11 +85,18 @@ def _section(run: Run, anchor: str, *, several: bool) -> _Section:
     matrix = confusion_matrix(run.results, run.predictions)
     classes = run.results["dataset"].get("classes") or []
     pictures = (draw_leaderboard(run.results, anchor), draw_confusion(matrix, classes, anchor))
+    drawn = {
+        "learning": draw_learning_curve(run.curves, anchor),
+        "few-shot": draw_few_shot(run.results, run.curves, anchor),
+    }
     return _Section(
         anchor=anchor,
         title=run_title(run) if several else content.title,
         content=content,
         pictures=tuple(picture for picture in pictures if picture is not None),
+        curves=tuple(
+            (section, drawn.get(section.key)) for section in curve_sections(run.results, run.curves)
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from featx.records import escape_name
 from featx.report.content import SUSPECTS, Content, Table, compare_runs, describe, run_title
+from featx.report.curves import CurveSection, curve_sections
 from featx.report.runs import Run
 from featx.report.wording import MISSING
 
@@ -27,7 +28,11 @@ def escape_markdown(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def render_markdown(results: Mapping[str, Any], predictions: Mapping[str, Any] | None = None) -> str:
+def render_markdown(
+    results: Mapping[str, Any],
+    predictions: Mapping[str, Any] | None = None,
+    curves: Mapping[str, Any] | None = None,
+) -> str:
     """Write the report of one run.
 
     Parameters
@@ -36,26 +41,28 @@ def render_markdown(results: Mapping[str, Any], predictions: Mapping[str, Any] |
         What ``results.json`` holds.
     predictions : mapping, optional
         The arrays of ``predictions.npz``; without them the table by class is left out.
+    curves : mapping, optional
+        What ``curves.json`` holds; without it there are no learning and few-shot curves.
 
     Returns
     -------
     str
         GitHub's Markdown; names from the user are escaped.
     """
-    content = describe(results, predictions)
-    return "\n".join(_run(content, f"# {escape_markdown(content.title)}", level=2)) + "\n"
+    content, sections = describe(results, predictions), curve_sections(results, curves or {})
+    return "\n".join(_run(content, sections, f"# {escape_markdown(content.title)}", level=2)) + "\n"
 
 
 def render_markdown_runs(runs: Sequence[Run]) -> str:
     """Write one report over several runs: a table of their winners, then each run."""
     lines = [f"# {len(runs)} runs compared", "", *_table(compare_runs(runs))]
     for run in runs:
-        content = describe(run.results, run.predictions)
-        lines += ["", *_run(content, f"## {escape_markdown(run_title(run))}", level=3)]
+        content, sections = describe(run.results, run.predictions), curve_sections(run.results, run.curves)
+        lines += ["", *_run(content, sections, f"## {escape_markdown(run_title(run))}", level=3)]
     return "\n".join(lines) + "\n"
 
 
-def _run(content: Content, heading: str, level: int) -> list[str]:
+def _run(content: Content, sections: Sequence[CurveSection], heading: str, level: int) -> list[str]:
     marks = "#" * level
     lines = [heading, "", escape_markdown(content.subtitle), "", f"{marks} Verdict", ""]
     lines += [escape_markdown(" ".join(content.verdict))]
@@ -66,6 +73,11 @@ def _run(content: Content, heading: str, level: int) -> list[str]:
         lines += ["", f"{marks} The best model on the test images", "", *_table(content.metrics)]
     if content.classes:
         lines += ["", f"{marks} By class", "", *_table(content.classes)]
+    for section in sections:
+        lines += ["", f"{marks} {section.title}"]
+        lines += [line for sentence in section.sentences for line in ("", escape_markdown(sentence))]
+        lines += ["", *_table(section.table)] if section.table else []
+        lines += ["", *(f"- {escape_markdown(note)}" for note in section.notes)] if section.notes else []
     lines += ["", f"{marks} Data", "", *_table(content.dataset)]
     lines += ["", *_facts(content.facts)]
     lines += ["", f"{marks} Audit", "", *(f"- {escape_markdown(finding)}" for finding in content.audit)]

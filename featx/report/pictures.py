@@ -83,7 +83,7 @@ def draw_leaderboard(results: Mapping[str, Any], salt: str = "") -> Picture | No
         if tested
         else "Cross-validation accuracy, mean ± standard deviation"
     )
-    with _figure(4.8, 0.7 + 0.42 * len(shown)) as figure:
+    with new_figure(4.8, 0.7 + 0.42 * len(shown)) as figure:
         axes = figure.add_subplot()
         for place, (index, score) in enumerate(shown):
             row = rows[index]
@@ -112,7 +112,7 @@ def draw_leaderboard(results: Mapping[str, Any], salt: str = "") -> Picture | No
         marks = "diamond: the chosen model; squares: references; order: cross-validation."
         left_out = f" The first {len(shown)} of {len(bars)}." if len(bars) > len(shown) else ""
         caption = f"{what}; {marks}{left_out}"
-        return Picture(_svg(figure, caption, _spoken(rows, shown), salt), caption)
+        return Picture(as_svg(figure, caption, _spoken(rows, shown), salt), caption)
 
 
 def draw_confusion(
@@ -141,7 +141,7 @@ def draw_confusion(
     k = len(classes)
     names = [_short(plain(name), 14) for name in classes]
     size = 3.0 if k <= 4 else 4.0 if k <= _NUMBERED_CLASSES else 4.8
-    with _figure(4.8, size) as figure:
+    with new_figure(4.8, size) as figure:
         axes = figure.add_subplot()
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         for true, predicted in np.argwhere(matrix > 0):
@@ -171,7 +171,7 @@ def draw_confusion(
         axes.set_ylabel("true")
         wrong = matrix.sum() - np.trace(matrix)
         caption = f"Confusion matrix of the best model: {wrong:,} of {matrix.sum():,} test images are wrong."
-        return Picture(_svg(figure, caption, _confused(matrix, classes), salt), caption)
+        return Picture(as_svg(figure, caption, _confused(matrix, classes), salt), caption)
 
 
 def _score(row: Mapping[str, Any], tested: bool) -> dict[str, float] | None:
@@ -224,7 +224,7 @@ def _confused(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def new_figure(width: float, height: float) -> Iterator[Figure]:
     """Make a figure of its own, without pyplot: no global state, no window, safe in a thread."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -246,7 +246,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained", facecolor="none")
 
 
-def _svg(figure: Figure, title: str, description: str, salt: str) -> str:
+def as_svg(figure: Figure, title: str, description: str, salt: str) -> str:
     """Draw, and take out what the page does not need: prologue, ids, fonts, the namespaces' addresses."""
     import warnings
 

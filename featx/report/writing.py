@@ -55,7 +55,7 @@ def write_report(runs: RunPath | Sequence[RunPath], output: RunPath | None = Non
     loaded = [load_run(path) for path in paths]
     html = _html_path(loaded[0].path if output is None else Path(output))
     if len(loaded) == 1:
-        markdown = render_markdown(loaded[0].results, loaded[0].predictions)
+        markdown = render_markdown(loaded[0].results, loaded[0].predictions, loaded[0].curves)
     else:
         markdown = render_markdown_runs(loaded)
     with disk_errors(html):
