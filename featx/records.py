@@ -317,7 +317,9 @@ class ResultRow:
     ``folds``, the accuracies of the chosen parameters; ``test`` the metrics by name, empty without a
     test split; ``seconds`` the wall time of ``extract``, ``fit`` and ``predict``; ``warnings`` what
     the reader of the row must know (no convergence, grid edge); ``label`` names the network where its
-    own name is that of another store's too.
+    own name is that of another store's too; ``n_parameters`` counts those that were not trained as well,
+    and ``energy_joules`` is what the machine's counters told of the training, None where they tell
+    nothing.
     """
 
     kind: RowKind
@@ -335,19 +337,23 @@ class ResultRow:
     store: str
     warnings: tuple[str, ...] = ()
     label: str = ""
+    n_parameters: int | None = None
+    energy_joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One step of a long job, handed to the caller's callback.
 
-    ``total`` is None while it is not known; ``unit`` is the plural of what is counted.
+    ``total`` is None while it is not known; ``unit`` is the plural of what is counted; ``note`` says how
+    it goes, such as the loss of a training.
     """
 
     stage: str
     done: int
     total: int | None
     unit: str = "images"
+    note: str = ""
 
 
 ProgressCallback = Callable[[Progress], None]

@@ -32,9 +32,18 @@ NETWORK_FILE = "network.safetensors"
 """The fine-tuned network in the run folder, to be used as ``weights``."""
 REPORT_FILES = ("report.md", "report.html")
 
-_ORIGINS = {MODEL_FILE: "the model of `featx fit`", NETWORK_FILE: "the network of `featx finetune`"}
-_WEIGHTS = _ORIGINS.keys()
-_OWN = frozenset({RESULTS_FILE, PREDICTIONS_FILE, *REPORT_FILES, *_WEIGHTS})
+SHEET_FILE = "augmented.png"
+CURVES_FILE = "curves.json"
+LAST_GOOD_FILE = "network-last-good.safetensors"
+"""What a training that diverged had learned before."""
+CHECKPOINT_FILE = "checkpoint.json"
+_CHECKPOINT_FILES = re.compile(r"checkpoint(-\d+)?\.(json|safetensors)")
+"""With ``checkpoint.json``, of a training that was not finished."""
+
+_WEIGHTS = frozenset({MODEL_FILE, NETWORK_FILE})
+_OWN = frozenset(
+    {RESULTS_FILE, PREDICTIONS_FILE, SHEET_FILE, CURVES_FILE, LAST_GOOD_FILE, *REPORT_FILES, *_WEIGHTS}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +175,9 @@ def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -
     ----------
     folder : path
     of : str, optional
-        The file that this kind of run leaves, :data:`MODEL_FILE` or :data:`NETWORK_FILE`. That of the
-        other kind would outlive its results, and look as if it were this run's. None for any kind.
+        The file by which this kind of run is known: :data:`MODEL_FILE` for `featx fit`,
+        :data:`NETWORK_FILE` for `featx finetune`, which leaves both. That of the other kind would outlive
+        its results, and look as if it were this run's. None for any kind.
 
     Raises
     ------
@@ -175,9 +185,16 @@ def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -
         If something that is no run folder is there, or nothing can be written there.
     """
     path = Path(folder)
-    for name, origin in _ORIGINS.items():
-        if of is not None and name != of and os.path.lexists(path / name):
-            raise FeatxError(f"{folder} holds the run and {origin}; choose another folder with -o")
+    fine_tuned = os.path.lexists(path / NETWORK_FILE)
+    if of == MODEL_FILE and (fine_tuned or os.path.lexists(path / CHECKPOINT_FILE)):
+        what = "network" if fine_tuned else "unfinished training"
+        raise FeatxError(
+            f"{folder} holds the run and the {what} of `featx finetune`; choose another folder with -o"
+        )
+    if of == NETWORK_FILE and not fine_tuned and os.path.lexists(path / MODEL_FILE):
+        raise FeatxError(
+            f"{folder} holds the run and the model of `featx fit`; choose another folder with -o"
+        )
     # os.path takes what it may not look at for absent, so that the folder above is what is judged.
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(nearest):  # noqa: PTH112 - as above
@@ -194,7 +211,7 @@ def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -
 
 def _is_killed_run(names: set[str]) -> bool:
     """Say whether these are the files of a run that was killed before its results were whole."""
-    finished = {_finished_name(name) for name in names}
+    finished = {name for name in map(_finished_name, names) if not _CHECKPOINT_FILES.fullmatch(name)}
     # A model alone is one that somebody keeps there.
     return finished <= _OWN and not names <= _WEIGHTS
 
