@@ -194,13 +194,8 @@ def _try(
 
 def _best(curve: Curve) -> int:
     """Give the number of the best epoch, the first of equals."""
-    return (
-        min(
-            range(len(curve)),
-            key=lambda place: (-curve[place]["tuning_accuracy"], curve[place]["tuning_loss"]),
-        )
-        + 1
-    )
+    merits = [(-entry["tuning_accuracy"], entry["tuning_loss"]) for entry in curve]
+    return merits.index(min(merits)) + 1
 
 
 def _scores_of(entry: dict[str, Any]) -> tuple[float, float]:

@@ -33,6 +33,7 @@ def test_reads_what_was_written(folder):
 def test_only_the_last_tensors_are_kept(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-3.safetensors", "checkpoint.json"]
     Checkpoint(folder, IDENTITY).finish("second", {})
+    assert Checkpoint(folder, IDENTITY).running("second") is None
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["checkpoint-4.safetensors", "checkpoint.json"]
 
