@@ -78,6 +78,11 @@ class TestGeometry:
         )
         assert (mine - theirs.float()).abs().max() < 0.6  # theirs is rounded
 
+    def test_the_grid_is_that_of_torch(self):
+        maps = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
+        expected = torch.nn.functional.affine_grid(maps, [3, 3, 10, 10], align_corners=False)
+        torch.testing.assert_close(augmentation._grid(maps, 10), expected)
+
     def test_light_mirrors_half_of_the_images(self):
         ramp = torch.arange(64).mul(4).to(torch.uint8).expand(200, 3, 64, 64)
         changed = Augmenter("light", RECORD)(ramp, epoch=0, rows=list(range(200))).float()
