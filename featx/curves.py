@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from featx.dataset import LabelledSet
 from featx.draws import gather
-from featx.files import publish
 from featx.fitted import Task
 from featx.learning import learning_curve, schedule
 from featx.protocol import Plan
 from featx.records import Progress, ProgressCallback
-from featx.results import CURVES_FILE, Results
+from featx.results import CURVES_SCHEMA, Results
 from featx.shots import few_shot, usable_shots
 
-__all__ = ["SCHEMA", "CurveOptions", "draw_curves", "save_curves"]
-
-SCHEMA = "featx.curves/1"
+__all__ = ["CurveOptions", "draw_curves"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +64,10 @@ def draw_curves(
         labels do not allow has ``notes`` that say why, and no points.
     """
     return {
-        "schema": SCHEMA,
+        "schema": CURVES_SCHEMA,
         "few_shot": _few_shot(data, tasks, plan, options, on_progress) if options.shots else None,
         "learning": _learning(results, data, tasks, plan, options, on_progress) if options.learning else None,
     }
-
-
-def save_curves(folder: Path, curves: Mapping[str, Any]) -> None:
-    """Write ``curves.json`` into a run folder, whole or not at all.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written.
-    """
-    text = json.dumps(curves, indent=1, allow_nan=False)
-    with publish(folder / CURVES_FILE) as file:
-        file.write(text.encode("ascii"))
 
 
 def _learning(

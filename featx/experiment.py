@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from featx.curves import CurveOptions, draw_curves, save_curves
+from featx.curves import CurveOptions, draw_curves
 from featx.dataset import LabelledSet, open_dataset
 from featx.environment import environment
 from featx.errors import DatasetError
@@ -26,7 +26,14 @@ from featx.protocol import Plan, describe_dataset, make_plan
 from featx.records import ProgressCallback
 from featx.repeats import describe_repeats, repeat
 from featx.report import write_report
-from featx.results import CURVES_FILE, MODEL_FILE, REPORT_FILES, Results, check_run_folder
+from featx.results import (
+    CURVES_FILE,
+    MODEL_FILE,
+    REPORT_FILES,
+    Results,
+    check_run_folder,
+    save_curves,
+)
 from featx.shots import read_shots
 from featx.store.reader import FeatureStore
 from featx.winner import write_model

@@ -6,42 +6,50 @@ that :func:`featx.fit` would fit, then the network below is trained with it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from featx.embedding import choose_preprocess, parse_layer
-from featx.environment import environment, peak_memory_bytes
-from featx.errors import FeatxError, UnknownNameError
-from featx.files import publish
+from featx.environment import environment
+from featx.errors import FeatxError, TrainingError, UnknownNameError
+from featx.files import disk_errors
+from featx.finetuned import fine_tune_plan
 from featx.images.loading import default_workers
 from featx.images.sources import SourceLike, list_images, open_source
 from featx.protocol import Plan, describe_dataset, make_plan
-from featx.records import (
-    LayerSpec,
-    Precision,
-    Preprocess,
-    ProgressCallback,
-    Resize,
-    ResultRow,
-)
+from featx.records import LayerSpec, Precision, Preprocess, ProgressCallback, Resize
 from featx.report import write_report
-from featx.results import NETWORK_FILE, Results, RowPredictions, check_run_folder, most_probable
+from featx.results import (
+    CURVES_FILE,
+    CURVES_SCHEMA,
+    LAST_GOOD_FILE,
+    MODEL_FILE,
+    NETWORK_FILE,
+    SHEET_FILE,
+    Results,
+    check_run_folder,
+)
 
 if TYPE_CHECKING:
-    from featx.training.search import Trial
+    from featx.training.pixels import ImageSet
 
 __all__ = ["NETWORK_FILE", "finetune"]
 
 DEFAULT_EPOCHS = 10
 
+DEFAULT_PATIENCE = 4
+"""Longer than the rise of the rate and the first steps at its height, which may cost accuracy first."""
+
 LARGE = 2000
 """From so many training images on, ``batch_size="auto"`` is 32 and not 16: there are steps enough."""
+
+WORTH_COMPILING = 50_000
+"""Images a GPU must be given in one training before compiling, which takes a minute, pays."""
 
 Init = Literal["head", "random"]
 
@@ -57,19 +65,30 @@ def finetune(
     image_size: int | None = None,
     init: Init = "head",
     unfreeze: str = "all",
+    hidden: Sequence[int] = (),
+    dropout: float = 0.0,
+    head_epochs: int = 0,
     epochs: int = DEFAULT_EPOCHS,
+    patience: int = DEFAULT_PATIENCE,
     lr: float | Literal["auto"] = "auto",
-    augment: Literal["none", "light"] = "none",
+    optimizer: Literal["adamw", "sgd"] = "adamw",
+    layer_decay: float = 1.0,
+    label_smoothing: float = 0.0,
+    balanced: bool = False,
+    augment: Literal["none", "crop", "light", "strong"] = "none",
     train_batchnorm: bool = False,
     cv: int = 5,
     test_size: float | None = None,
     seed: int = 0,
+    repeats: int = 1,
     batch_size: int | Literal["auto"] = "auto",
     precision: Precision | Literal["auto"] = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",
     device: str = "auto",
     workers: int | Literal["auto"] = "auto",
     max_skip: float = 0.1,
     output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     command: str = "",
     on_progress: ProgressCallback | None = None,
 ) -> Results:
@@ -77,8 +96,8 @@ def finetune(
 
     Learning rate and number of epochs are chosen on the tuning images: the source's own tuning split, else
     the first of the folds that heads would be tuned on. Then the network is trained again, from the
-    start, on all images that are not test, for that number of epochs of the same schedule (AdamW, a
-    linear rise over a tenth of the steps, half a cosine). The test images take no part in any of this.
+    start, on all images that are not test, for that number of epochs of the same schedule (a linear rise
+    over a tenth of the steps, half a cosine). The test images take no part in any of this.
 
     Parameters
     ----------
@@ -93,16 +112,34 @@ def finetune(
     preprocess, resize, image_size
         As for :func:`featx.extract`.
     init : {"head", "random"}, default="head"
-        Where the classifier starts: at the logistic regression on the frozen embeddings, or at random.
+        Where the classifier starts: at the logistic regression on the frozen embeddings, with hidden
+        layers at scikit-learn's perceptron on them, or at random.
     unfreeze : str, default="all"
         ``all``; ``last:K`` for the last K modules that own parameters; or a node or module, from which
-        on everything is trained.
+        on everything is trained. What comes before is computed once, if images are not augmented.
+    hidden : sequence of int, default=()
+        Widths of hidden layers of the classifier, as (512, 512).
+    dropout : float, default=0
+        Before each linear layer of the classifier but the first, or before the only one.
+    head_epochs : int, default=0
+        Epochs in which the classifier is trained alone, before the network is trained with it: the two
+        phases of the tutorials, with ``init="random"``.
     epochs : int, default=10
         The most epochs, and the length of the schedule.
+    patience : int, default=4
+        Epochs no better than one before, after which a rate is given up; 0 for never.
     lr : float or "auto"
-        The highest learning rate; ``auto`` tries 1e-5, 1e-4 and 1e-3.
-    augment : {"none", "light"}
-        See :func:`featx.training.augmentation.augmenter`.
+        The highest learning rate; ``auto`` tries 1e-5, 1e-4 and 1e-3, and ten times those for ``sgd``.
+    optimizer : {"adamw", "sgd"}, default="adamw"
+        ``sgd`` has Nesterov momentum 0.9.
+    layer_decay : float, default=1
+        Factor of the learning rate from each block of the network to the one before it, in (0, 1].
+    label_smoothing : float, default=0
+        Share of the target that is spread over all classes.
+    balanced : bool, default=False
+        Weigh classes by the inverse of their frequency.
+    augment : {"none", "crop", "light", "strong"}
+        See :class:`featx.training.augmentation.Augmenter`; the run folder gets a picture of it.
     train_batchnorm : bool, default=False
         Use and learn the statistics of batches in the unfrozen part.
     cv : int, default=5
@@ -111,24 +148,33 @@ def finetune(
         Share of a hold-out, for sources without a test split of their own; 0.25 by default.
     seed : int, default=0
         On a CPU the same seed gives the same numbers.
+    repeats : int, default=1
+        How often the final training is done, each with the next seed; the row is that of ``seed``, and
+        says how far the others are from it.
     batch_size : int or "auto"
         Images a step; ``auto`` is 16, and 32 from 2,000 training images on.
     precision : {"auto", "fp32", "bf16"}
         Of the forward pass; parameters are fp32.
+    compile : {"auto", "on", "off"}
+        ``auto`` compiles for a GPU that is given many images.
     device : str, default="auto"
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     workers : int or "auto"
-        Threads that decode. Every image is decoded once and kept as uint8, image_size² × 3 bytes each.
+        Threads that decode. Every image is decoded once and kept as uint8, image_size² × 3 bytes each, in
+        memory or, where that is too small, in a mapped file.
     max_skip : float, default=0.1
         Share of the images that may be skipped.
     output : path, optional
-        The run folder: ``results.json``, ``predictions.npz``, ``report.md``, ``report.html`` and
-        ``network.safetensors``, which :func:`featx.extract` takes as ``weights``. Nothing is written
-        without it.
+        The run folder: ``results.json``, ``predictions.npz``, ``curves.json``, ``report.md``,
+        ``report.html``, ``network.safetensors``, which :func:`featx.extract` takes as ``weights``, and
+        ``model.featx``, which :class:`featx.Model` reads. Nothing is written without it.
+    resume : bool, default=False
+        Go on with a training that was interrupted: after each epoch, and when a signal ends it, it is
+        saved in the run folder.
     command : str
         Kept in the results.
     on_progress : callable, optional
-        Called with a :class:`featx.records.Progress`, while decoding and after each epoch.
+        Called with a :class:`featx.records.Progress`, while decoding and after each step.
 
     Returns
     -------
@@ -159,21 +205,23 @@ def finetune(
     >>> results.best_row.kind, results.best_row.test["accuracy"].value
     ('finetune', 1.0)
     """
-    started = time.perf_counter()
-    _check(init, epochs, lr, batch_size)
+    _check(init, optimizer, lr, batch_size)
+    _check_numbers(epochs, patience, head_epochs, repeats, hidden, dropout, layer_decay, label_smoothing)
     folder = check_run_folder(output, of=NETWORK_FILE) if output is not None else None
+    if resume and folder is None:
+        raise FeatxError("Got resume without a run folder; give the folder of the training with -o.")
     opened = open_source(source)
     records = list_images(opened)
 
     # Late, because they load torch.
     from featx.backbones.trainable import load_trainable
-    from featx.training.augmentation import augmenter
-    from featx.training.baseline import train_baseline
-    from featx.training.classifier import Classifier
-    from featx.training.loop import Recipe, predict_proba
+    from featx.training.augmentation import Augmenter
+    from featx.training.checkpoint import Checkpoint, refuse_unfinished
     from featx.training.pixels import load_images
-    from featx.training.search import RATES
+    from featx.training.recipe import RATES, Recipe
 
+    if folder is not None and not resume:
+        refuse_unfinished(folder)
     network = load_trainable(
         backbone,
         weights=weights,
@@ -185,101 +233,154 @@ def finetune(
         seed=seed,
         preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
     )
-    augmenter(augment, network.preprocess)  # a wrong name is an error before the work
-    threads = default_workers() if workers == "auto" else workers
+    Augmenter(augment, network.preprocess)  # a wrong name is an error before the work
     data = load_images(
-        opened, records, network.preprocess, workers=threads, max_skip=max_skip, on_progress=on_progress
+        opened,
+        records,
+        network.preprocess,
+        workers=default_workers() if workers == "auto" else workers,
+        max_skip=max_skip,
+        scratch=_scratch(folder),
+        on_progress=on_progress,
     )
     plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)
     size = (16 if len(plan.y) < LARGE else 32) if batch_size == "auto" else batch_size
-    rates = RATES if lr == "auto" else (lr,)
-
-    model = Classifier(network, len(plan.classes), seed)
-    recipe = Recipe(epochs, rates[0], size, augment, seed)
-    trial = train_baseline(
-        model, data.pixels, plan, recipe, rates, warm_start=init == "head", on_progress=on_progress
+    rates = RATES[optimizer] if lr == "auto" else (lr,)
+    if compile == "on" or (
+        compile == "auto" and network.device.type == "cuda" and epochs * len(plan.y) >= WORTH_COMPILING
+    ):
+        network.compile()
+    recipe = Recipe(
+        epochs, rates[0], size, augment, seed, optimizer, layer_decay, label_smoothing, balanced, patience
     )
-    trained = time.perf_counter()
-    probabilities = predict_proba(model, data.pixels, plan.split.test, size)
-    predicted = time.perf_counter()
-    out_of_fold = _out_of_fold(plan, trial)
-
-    test = plan.evaluation(probabilities, seed)
-    row = ResultRow(
-        kind="finetune",
-        backbone=backbone,
-        weights=_weights_words(weights, seed),
-        layer=network.layer.name,
-        head="finetune",
-        params={
-            "epochs": trial.epochs,
-            "lr": trial.recipe.lr,
-            "unfreeze": unfreeze,
-            "init": init,
-            "augment": augment,
-        },
-        cv={"mean": trial.accuracy, "sd": None, "folds": [trial.accuracy]},
-        test=test.scores,
-        per_class=test.per_class,
-        confusion=test.confusion,
-        seconds={"extract": 0.0, "fit": trained - started, "predict": predicted - trained},
-        peak_memory_bytes=peak_memory_bytes(),
-        n_parameters_trained=model.n_trained,
-        dim=network.layer.dim,
-        store="",
-        warnings=(*trial.warnings, *network.notes),
-    )
+    settings: dict[str, Any] = {
+        "heads": ["finetune"],
+        "layers": [network.layer.name],
+        "folds": len(plan.folds),
+        "test_size": test_size,
+        "seed": seed,
+        "epochs": epochs,
+        "patience": patience,
+        "rates": list(rates),
+        "batch_size": size,
+        "train_batchnorm": train_batchnorm,
+        "precision": network.precision,
+        "device": str(network.device),
+        "weights_digest": network.weights.digest,
+        "preprocess": network.preprocess.to_json(),
+    }
+    how: dict[str, Any] = {
+        "init": init,
+        "unfreeze": unfreeze,
+        "head_epochs": head_epochs,
+        "hidden": list(hidden),
+        "dropout": dropout,
+        "repeats": repeats,
+    }
+    checkpoint = None
+    if folder is not None:
+        fixed: dict[str, Any] = {
+            "optimizer": optimizer,
+            "layer_decay": layer_decay,
+            "label_smoothing": label_smoothing,
+        }
+        fixed |= {"balanced": balanced, "augment": augment, "backbone": backbone}
+        identity = settings | how | fixed | {"images": _data_digest(data, plan)}
+        checkpoint = Checkpoint(folder, identity)
+    try:
+        tuned = fine_tune_plan(
+            network,
+            data.pixels,
+            plan,
+            recipe,
+            rates,
+            backbone=backbone,
+            weights=_weights_words(weights, seed),
+            folder=folder,
+            checkpoint=checkpoint,
+            on_progress=on_progress,
+            **how,
+        )
+    except TrainingError:
+        # To go on from there would only lead there again.
+        if checkpoint is not None:
+            checkpoint.remove()
+        raise
+    created = datetime.now(UTC).isoformat(timespec="seconds")
     results = Results(
         dataset=describe_dataset(
             data, plan, name=Path(opened.location).name, sources=[opened.location], skipped=data.skipped
         ),
-        settings={
-            "heads": ["finetune"],
-            "layers": [network.layer.name],
-            "folds": len(plan.folds),
-            "test_size": test_size,
-            "seed": seed,
-            "epochs": epochs,
-            "rates": list(rates),
-            "batch_size": size,
-            "train_batchnorm": train_batchnorm,
-            "precision": network.precision,
-            "device": str(network.device),
-            "weights_digest": network.weights.digest,
-            "preprocess": network.preprocess.to_json(),
-        },
-        rows=(row,),
+        settings=settings | ({"repeats": tuned.repeats} if repeats > 1 else {}),
+        rows=(tuned.row,),
         comparisons=(),
         best=0,
         environment=environment(),
         command=command,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=created,
         test_names=tuple(data.names[index] for index in plan.split.test),
         truth=plan.truth,
-        predictions=(RowPredictions(probabilities, most_probable(out_of_fold)),),
-        suspects=plan.suspects(data.names, out_of_fold, probabilities),
-        oof_probabilities=out_of_fold,
+        predictions=(tuned.predictions,),
+        suspects=plan.suspects(data.names, tuned.out_of_fold, tuned.predictions.probabilities),
+        oof_probabilities=tuned.out_of_fold,
+        estimator=tuned.estimator,
+        curves={"schema": CURVES_SCHEMA, "training": tuned.curves},
     )
     if folder is not None:
-        # Before the results, so that an earlier run's network never stands beside them.
-        (folder / NETWORK_FILE).unlink(missing_ok=True)
+        # Before the results, so that an earlier run's files never stand beside them.
+        with disk_errors(folder):
+            for name in (MODEL_FILE, NETWORK_FILE, CURVES_FILE, LAST_GOOD_FILE):
+                (folder / name).unlink(missing_ok=True)
+            if augment == "none":
+                (folder / SHEET_FILE).unlink(missing_ok=True)
         results.save(folder)
-        with publish(folder / NETWORK_FILE) as file:
-            file.write(network.to_safetensors())
+        tuned.save(folder, plan, source=opened.location, created=created)
         write_report(folder)
+        if checkpoint is not None:
+            checkpoint.remove()
     return results
 
 
-def _check(init: str, epochs: int, lr: float | str, batch_size: int | str) -> None:
+def _check(init: str, optimizer: str, lr: float | str, batch_size: int | str) -> None:
     """Refuse what cannot be trained with, before any work."""
     if init not in get_args(Init):
         raise UnknownNameError("start of the classifier", init, get_args(Init))
-    if epochs < 1:
-        raise FeatxError(f"Got {epochs} epochs, expected at least 1.")
+    if optimizer not in ("adamw", "sgd"):
+        raise UnknownNameError("optimizer", optimizer, ("adamw", "sgd"))
     if lr != "auto" and not (isinstance(lr, float | int) and 0 < lr < float("inf")):
         raise FeatxError(f"Got the learning rate {lr!r}, expected a number above 0, or auto.")
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
         raise FeatxError(f"Got a batch size of {batch_size!r}, expected at least 1, or auto.")
+
+
+def _check_numbers(
+    epochs: int,
+    patience: int,
+    head_epochs: int,
+    repeats: int,
+    hidden: Sequence[int],
+    dropout: float,
+    layer_decay: float,
+    label_smoothing: float,
+) -> None:
+    least = {"epochs": (epochs, 1), "repeats": (repeats, 1)}
+    least |= {"patience": (patience, 0), "head_epochs": (head_epochs, 0)}
+    least |= {"neurons in a hidden layer": (min(hidden, default=1), 1)}
+    for name, (value, lowest) in least.items():
+        if value < lowest:
+            raise FeatxError(f"Got {value} {name}, expected at least {lowest}.")
+    for name, share in (("dropout", dropout), ("label_smoothing", label_smoothing)):
+        if not 0 <= share < 1:
+            raise FeatxError(f"Got {name} {share}, expected a number from 0 to below 1.")
+    if not 0 < layer_decay <= 1:
+        raise FeatxError(f"Got layer_decay {layer_decay}, expected a number above 0, up to 1.")
+
+
+def _scratch(folder: Path | None) -> Path | None:
+    """Give the folder, or the first above it that is there, for images that do not fit into memory."""
+    if folder is None:
+        return None
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
 
 
 def _weights_words(spec: str | os.PathLike[str], seed: int) -> str:
@@ -289,8 +390,9 @@ def _weights_words(spec: str | os.PathLike[str], seed: int) -> str:
     return "default" if spec == "default" else Path(spec).name
 
 
-def _out_of_fold(plan: Plan, trial: Trial) -> NDArray[np.float64]:
-    """Probabilities of each tuning image; NaN for the others."""
-    probabilities = np.full((len(plan.y), len(plan.classes)), np.nan)
-    probabilities[plan.folds[0][1]] = trial.probabilities
-    return probabilities
+def _data_digest(data: ImageSet, plan: Plan) -> str:
+    """SHA-256 of the images and of who learns, tunes and is scored."""
+    digest = hashlib.sha256(data.digests.tobytes())
+    parts = [data.labels.tolist(), plan.development.tolist(), plan.split.test.tolist()]
+    digest.update(json.dumps([*parts, [[part.tolist() for part in fold] for fold in plan.folds]]).encode())
+    return digest.hexdigest()

@@ -19,8 +19,9 @@ from featx.evaluation.metrics import Evaluation
 from featx.heads.head import Head
 from featx.heads.search import Tuned, tune
 from featx.nesting import Nested, predict_nested
+from featx.outcomes import ResultRow
 from featx.protocol import Plan
-from featx.records import Layer, Progress, ProgressCallback, ResultRow, escape_name
+from featx.records import Layer, Progress, ProgressCallback, escape_name
 from featx.results import RowPredictions, most_probable
 from featx.store.reader import FeatureStore
 

@@ -19,17 +19,9 @@ from featx.embedding import parse_layer, space_of
 from featx.errors import FeatxError, ImageError, ModelFileError, UnknownNameError, WeightsError
 from featx.images.decoding import check_policy
 from featx.images.sources import SourceLike, list_images, open_source
-from featx.modelfile import read_head, read_manifest, replay
+from featx.modelfile import read_head, read_manifest, replay, unpacked_network
 from featx.prediction import Judged, judge_in_order, name_classes
-from featx.records import (
-    Layer,
-    Prediction,
-    Preprocess,
-    ProgressCallback,
-    Space,
-    escape_name,
-    layer_from_json,
-)
+from featx.records import Layer, Prediction, Preprocess, ProgressCallback, Space, escape_name, layer_from_json
 from featx.store.rounding import MOST_LOST, share_lost
 
 if TYPE_CHECKING:
@@ -44,7 +36,8 @@ class Model:
     path : path
         The file; use :meth:`load`.
     weights : path, optional
-        The backbone's weights file, if it no longer lies where it was.
+        The backbone's weights file, if it no longer lies where it was. That of a fine-tuned network is
+        in the model file.
 
     Attributes
     ----------
@@ -78,6 +71,7 @@ class Model:
             self._preprocess = None if self._imported else Preprocess.from_json(self.space.preprocess)
             self._trained_with = str(manifest["weights"]["spec"])
             self._weights = os.fspath(weights) if weights is not None else self._trained_with
+            self._embedded = weights is None and bool(manifest["weights"].get("embedded"))
             self._seed = int(self.space.weights.get("seed", 0))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ModelFileError(
@@ -260,12 +254,26 @@ class Model:
             check_policy(self.space.decoding)
         except UnknownNameError as error:
             raise ModelFileError(f"{self.path} was fitted on images decoded otherwise: {error}") from error
+        if self._embedded:
+            with unpacked_network(self.path) as file:
+                network = self._load(os.fspath(file), device)
+        else:
+            network = self._load(self._weights, device)
+        differences = self.space.differences(space_of(network, self.space.store_dtype, self.space.decoding))
+        if differences:
+            shown = "; ".join(f"{name}: {then} then, {now} now" for name, (then, now) in differences.items())
+            raise ModelFileError(
+                f"{self.path} was trained on other embeddings than can be made here: {shown}"
+            )
+        return network
+
+    def _load(self, weights: str, device: str) -> Network:
         from featx.backbones import load_network
 
         try:
-            network = load_network(
+            return load_network(
                 self.space.backbone,
-                weights=self._weights,
+                weights=weights,
                 layers=[parse_layer(part.name) for part in self.layer.parts],
                 precision=self.space.precision,
                 device=device,
@@ -274,14 +282,9 @@ class Model:
                 compile="auto",
             )
         except WeightsError as error:
+            if self._embedded:
+                raise ModelFileError(f"{self.path} holds a network that cannot be read ({error})") from error
             raise WeightsError(
                 f"{error} (the model's {self.space.backbone} was extracted with {self._trained_with}; "
                 "if the file has moved, give it with --weights FILE)"
             ) from error
-        differences = self.space.differences(space_of(network, self.space.store_dtype, self.space.decoding))
-        if differences:
-            shown = "; ".join(f"{name}: {then} then, {now} now" for name, (then, now) in differences.items())
-            raise ModelFileError(
-                f"{self.path} was trained on other embeddings than can be made here: {shown}"
-            )
-        return network

@@ -6,6 +6,7 @@ A ``model.featx`` is a zip:
 ``manifest.json``  format, classes, the whole space, the layer, where the weights came from, the card
 ``head.skops``     the fitted scikit-learn estimator; no pickle is ever executed
 ``check.npz``      up to 32 training embeddings and their probabilities, replayed on loading
+``network.*``      the weights of a fine-tuned network (safetensors); others stay in their own files
 =================  ================================================================================
 """
 
@@ -15,9 +16,11 @@ import io
 import json
 import os
 import struct
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import ModelFileError
-from featx.files import publish
+from featx.files import disk_errors, publish
 from featx.records import Layer, Space
 
 FORMAT = "featx.model/1"
+NETWORK_MEMBER = "network.safetensors"
 REPLAYED = 32
 """Predictions kept in the file and compared on loading."""
 
@@ -66,6 +70,7 @@ def save_model(
     weights: Mapping[str, Any],
     card: Mapping[str, Any],
     examples: NDArray[np.float32],
+    network: bytes | None = None,
 ) -> Path:
     """Write a model file, whole or not at all.
 
@@ -78,11 +83,14 @@ def save_model(
     space, layer : Space, LayerInfo or JoinedLayer
         Of the embeddings it was fitted on.
     weights : mapping
-        What was asked for, so that the network can be built again: ``{"spec": …}``.
+        What was asked for, so that the network can be built again: ``{"spec": …}``; with ``embedded``
+        true they are in the file.
     card : mapping
         For people; plain types.
     examples : ndarray of float32, (k, dim)
         Embeddings whose predictions are kept and replayed on loading; the first 32 are.
+    network : bytes, optional
+        A safetensors file, for weights that are embedded.
 
     Raises
     ------
@@ -103,7 +111,7 @@ def save_model(
         "classes": [str(name) for name in classes],
         "space": space.to_json(),
         "layer": layer.to_json(),
-        "weights": dict(weights),
+        "weights": dict(weights) | ({"embedded": True} if network is not None else {}),
         "card": dict(card),
     }
     check = io.BytesIO()
@@ -114,6 +122,9 @@ def save_model(
         archive.writestr("manifest.json", json.dumps(manifest, indent=1))
         archive.writestr("head.skops", head)
         archive.writestr("check.npz", check.getvalue())
+        if network is not None:
+            # Numbers of a network do not get smaller.
+            archive.writestr(NETWORK_MEMBER, network, zipfile.ZIP_STORED)
     with publish(Path(path)) as file:
         file.write(buffer.getbuffer())
     return Path(path)
@@ -153,6 +164,23 @@ def read_member(path: Path, name: str) -> bytes:
             return archive.read(name)
     except _UNREADABLE as error:
         raise ModelFileError(f"{path} is no model file of featx, or damaged ({error})") from error
+
+
+@contextmanager
+def unpacked_network(path: Path) -> Iterator[Path]:
+    """Give the embedded weights as a file that is there during the block.
+
+    Raises
+    ------
+    ModelFileError
+        If they are not there, or damaged.
+    """
+    data = read_member(path, NETWORK_MEMBER)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / NETWORK_MEMBER
+        with disk_errors(file):
+            file.write_bytes(data)
+        yield file
 
 
 def read_head(path: Path) -> Any:

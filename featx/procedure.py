@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from featx.nesting import Nested
+from featx.outcomes import ResultRow, Score
 from featx.protocol import Plan
-from featx.records import ResultRow, Score
 
 __all__ = ["Procedure", "score_procedure"]
 

@@ -19,7 +19,8 @@ from featx.evaluation.shift import Shift, draw_parts, measure_shift
 from featx.evaluation.splits import Split, group_codes, make_split
 from featx.heads.folds import Folds, make_folds
 from featx.nesting import OuterFold, for_nesting, make_outer_folds, merge_audits
-from featx.records import Comparison, Score, SkippedImage, escape_name
+from featx.outcomes import Comparison, Score
+from featx.records import SkippedImage, escape_name
 
 __all__ = ["LabelledImages", "Plan", "describe_dataset", "make_plan"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from featx.fitted import FittedRow, best_of
+from featx.outcomes import ResultRow
 from featx.protocol import Plan
-from featx.records import ResultRow
 
 __all__ = ["describe_repeats", "repeat"]
 

@@ -23,21 +23,30 @@ from numpy.typing import NDArray
 
 from featx.errors import FeatxError
 from featx.files import TEMPORARY_SUFFIX, disk_errors, publish
-from featx.records import Comparison, ResultRow
+from featx.outcomes import Comparison, ResultRow
 
 SCHEMA = "featx.results/1"
 RESULTS_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.npz"
 CURVES_FILE = "curves.json"
-"""Learning and few-shot curves; written last."""
+"""Learning and few-shot curves, written last; or the course of a training."""
+CURVES_SCHEMA = "featx.curves/1"
 MODEL_FILE = "model.featx"
 NETWORK_FILE = "network.safetensors"
 """The fine-tuned network in the run folder, to be used as ``weights``."""
 REPORT_FILES = ("report.md", "report.html")
 
-_ORIGINS = {MODEL_FILE: "the model of `featx fit`", NETWORK_FILE: "the network of `featx finetune`"}
-_WEIGHTS = _ORIGINS.keys()
-_OWN = frozenset({RESULTS_FILE, PREDICTIONS_FILE, CURVES_FILE, *REPORT_FILES, *_WEIGHTS})
+SHEET_FILE = "augmented.png"
+LAST_GOOD_FILE = "network-last-good.safetensors"
+"""What a training that diverged had learned before."""
+CHECKPOINT_FILE = "checkpoint.json"
+_CHECKPOINT_FILES = re.compile(r"checkpoint(-\d+)?\.(json|safetensors)")
+"""With ``checkpoint.json``, of a training that was not finished."""
+
+_WEIGHTS = frozenset({MODEL_FILE, NETWORK_FILE})
+_OWN = frozenset(
+    {RESULTS_FILE, PREDICTIONS_FILE, SHEET_FILE, CURVES_FILE, LAST_GOOD_FILE, *REPORT_FILES, *_WEIGHTS}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,8 @@ class Results:
     estimator : object
         The winner, fitted: a scikit-learn estimator.
     curves : mapping or None
-        What ``curves.json`` holds, schema ``featx.curves/1``: ``learning`` and ``few_shot``. None while
+        What ``curves.json`` holds, schema ``featx.curves/1``: ``learning`` and
+        ``few_shot``, or ``training``. None while
         they are not drawn, and where none was asked for.
 
     Examples
@@ -188,6 +198,19 @@ class Results:
         return path
 
 
+def save_curves(folder: Path, curves: Mapping[str, Any]) -> None:
+    """Write ``curves.json`` into a run folder, whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written.
+    """
+    text = json.dumps(curves, indent=1, allow_nan=False)
+    with publish(folder / CURVES_FILE) as file:
+        file.write(text.encode("ascii"))
+
+
 def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -> Path:
     """Refuse, before any work is done, a place that :meth:`Results.save` may not write to.
 
@@ -195,8 +218,9 @@ def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -
     ----------
     folder : path
     of : str, optional
-        The file that this kind of run leaves, :data:`MODEL_FILE` or :data:`NETWORK_FILE`. That of the
-        other kind would outlive its results, and look as if it were this run's. None for any kind.
+        The file by which this kind of run is known: :data:`MODEL_FILE` for `featx fit`,
+        :data:`NETWORK_FILE` for `featx finetune`, which leaves both. That of the other kind would outlive
+        its results, and look as if it were this run's. None for any kind.
 
     Raises
     ------
@@ -204,9 +228,16 @@ def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -
         If something that is no run folder is there, or nothing can be written there.
     """
     path = Path(folder)
-    for name, origin in _ORIGINS.items():
-        if of is not None and name != of and os.path.lexists(path / name):
-            raise FeatxError(f"{folder} holds the run and {origin}; choose another folder with -o")
+    fine_tuned = os.path.lexists(path / NETWORK_FILE)
+    if of == MODEL_FILE and (fine_tuned or os.path.lexists(path / CHECKPOINT_FILE)):
+        what = "network" if fine_tuned else "unfinished training"
+        raise FeatxError(
+            f"{folder} holds the run and the {what} of `featx finetune`; choose another folder with -o"
+        )
+    if of == NETWORK_FILE and not fine_tuned and os.path.lexists(path / MODEL_FILE):
+        raise FeatxError(
+            f"{folder} holds the run and the model of `featx fit`; choose another folder with -o"
+        )
     # os.path takes what it may not look at for absent, so that the folder above is what is judged.
     nearest = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not os.path.isdir(nearest):  # noqa: PTH112 - as above
@@ -223,7 +254,7 @@ def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -
 
 def _is_killed_run(names: set[str]) -> bool:
     """Say whether these are the files of a run that was killed before its results were whole."""
-    finished = {_finished_name(name) for name in names}
+    finished = {name for name in map(_finished_name, names) if not _CHECKPOINT_FILES.fullmatch(name)}
     # A model alone is one that somebody keeps there.
     return finished <= _OWN and not names <= _WEIGHTS
 

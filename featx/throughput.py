@@ -24,15 +24,7 @@ from featx.images.loading import default_workers
 from featx.images.sources import SourceLike, list_images, open_source
 from featx.images.synthetic import SyntheticSource
 from featx.measuring import Feed
-from featx.records import (
-    LayerSpec,
-    Precision,
-    Preprocess,
-    Progress,
-    ProgressCallback,
-    Resize,
-    escape_name,
-)
+from featx.records import LayerSpec, Precision, Preprocess, Progress, ProgressCallback, Resize, escape_name
 
 if TYPE_CHECKING:
     from featx.backbones.engine import Compile

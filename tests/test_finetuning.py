@@ -1,36 +1,33 @@
-import io
 import json
 import shutil
-from contextlib import redirect_stderr
+import zipfile
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from pictures import photo, png
+from training_models import recipe, tiny_classifier
 
 import featx
-from featx.backbones.network import load_network
 from featx.backbones.trainable import load_trainable
-from featx.cli import cli
 from featx.errors import (
-    BackboneError,
     DatasetError,
     FeatxError,
-    SourceError,
+    ModelFileError,
     TooManySkippedError,
     TrainingError,
     UnknownNameError,
     WeightsError,
 )
+from featx.finetuned import fine_tune_plan
 from featx.heads import tune
 from featx.images.sources import list_images, open_source
-from featx.training import pixels as pixels_module
-from featx.training.augmentation import augmenter
-from featx.training.classifier import Classifier, fold_head
-from featx.training.loop import Recipe, embed_rows, predict_proba, train
+from featx.protocol import make_plan
+from featx.training import baseline
+from featx.training.classifier import fold_head
+from featx.training.feeds import ImageFeed
+from featx.training.loop import embed_rows, train
 from featx.training.pixels import load_images
-from featx.training.search import choose_recipe
 
 TINY = {"backbone": "featx-tiny", "device": "cpu", "precision": "fp32", "workers": 1}
 QUICK = {**TINY, "epochs": 2, "lr": 1e-4, "cv": 2}
@@ -44,190 +41,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def noise(n, seed=0, side=64):
-    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
-
-
-def tiny_classifier(n_classes=2, **options):
-    return Classifier(load_trainable("featx-tiny", device="cpu", precision="fp32", **options), n_classes, 0)
-
-
 def parameters_of(run):
     from safetensors.numpy import load_file
 
     return load_file(run / "network.safetensors")
-
-
-class TestNetwork:
-    @pytest.mark.parametrize("backbone", ["featx-tiny", "squeezenet1_1", "vit_b_32"])
-    def test_gives_the_embeddings_of_the_frozen_one(self, backbone):
-        options = {
-            "weights": "default" if backbone == "featx-tiny" else "none",
-            "device": "cpu",
-            "precision": "fp32",
-            "seed": 3,
-        }
-        network = load_trainable(backbone, **options)
-        frozen = load_network(backbone, **options)
-        images = noise(2, side=network.preprocess.image_size)
-        with torch.no_grad():
-            rows = network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-        np.testing.assert_allclose(rows, frozen.embed(images)[network.layer.name], rtol=1e-5, atol=1e-6)
-
-    @pytest.mark.parametrize(
-        ("unfreeze", "trained"),
-        [
-            ("last:3", {"layer4.bn2", "layer4.shortcut.0", "layer4.shortcut.1"}),
-            ("layer4.conv2", {"layer4.conv2", "layer4.bn2", "layer4.shortcut.0", "layer4.shortcut.1"}),
-            ("last:1", {"layer4.shortcut.1"}),
-        ],
-    )
-    def test_unfreezes_the_end_only(self, unfreeze, trained):
-        network = load_trainable("featx-tiny", unfreeze=unfreeze, device="cpu")
-        names = {
-            name.removeprefix("_module.").rpartition(".")[0]
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad
-        }
-        assert names == trained
-
-    def test_all_unfreezes_every_parameter(self):
-        assert all(parameter.requires_grad for parameter in load_trainable("featx-tiny").parameters())
-
-    @pytest.mark.parametrize("train_batchnorm", [False, True])
-    def test_batchnorm_learns_statistics_only_when_asked_and_unfrozen(self, train_batchnorm):
-        network = load_trainable("featx-tiny", unfreeze="layer4", train_batchnorm=train_batchnorm)
-        before = {name: value.clone() for name, value in network.state_dict().items()}
-        network.train()
-        network(torch.from_numpy(noise(4)).permute(0, 3, 1, 2))
-        changed = {name for name, value in network.state_dict().items() if not before[name].equal(value)}
-        assert any("running_mean" in name for name in changed) == train_batchnorm
-        assert all(name.startswith("_module.layer4.") for name in changed)
-
-    @pytest.mark.parametrize(
-        ("unfreeze", "error", "text"),
-        [
-            ("layer9", UnknownNameError, "'layer4"),
-            ("last:0", BackboneError, "K from 1 to"),
-            ("last:many", BackboneError, "last:K with K"),
-            ("last:999", BackboneError, "K from 1 to"),
-            ("avgpool", BackboneError, "unfreeze an earlier node"),
-        ],
-    )
-    def test_what_cannot_be_unfrozen(self, unfreeze, error, text):
-        with pytest.raises(error, match=text):
-            load_trainable("featx-tiny", unfreeze=unfreeze)
-
-    def test_pixels_have_nothing_to_train(self):
-        with pytest.raises(BackboneError, match="nothing to fine-tune"):
-            load_trainable("pixels")
-
-    def test_fp16_is_refused(self):
-        with pytest.raises(BackboneError, match="expected auto, fp32 or bf16"):
-            load_trainable("featx-tiny", precision="fp16")
-
-
-class TestWarmStart:
-    @pytest.mark.parametrize("n_classes", [2, 3])
-    def test_step_0_predicts_as_the_head(self, n_classes):
-        images, rows = noise(24), np.arange(24)
-        model = tiny_classifier(n_classes)
-        embeddings = embed_rows(model, images, rows, 8)
-        labels = np.array(["a", "b", "c"])[rows % n_classes]
-        head = tune("logreg", embeddings, labels, cv=3).best_estimator_
-        model.set_linear(*fold_head(head))
-        np.testing.assert_allclose(
-            predict_proba(model, images, rows, 8), head.predict_proba(embeddings), atol=1e-5
-        )
-
-
-class TestTraining:
-    def test_overfits_twelve_images_of_noise(self):
-        images, rows = noise(12), np.arange(12)
-        codes = rows % 2
-        model = tiny_classifier()
-        train(model, images, rows, codes, Recipe(epochs=12, lr=1e-3, batch_size=6, augment="none", seed=0))
-        assert (predict_proba(model, images, rows, 12).argmax(axis=1) == codes).all()
-
-    def test_the_frozen_part_stays_bit_for_bit(self):
-        images, rows = noise(8), np.arange(8)
-        model = tiny_classifier(unfreeze="last:2", train_batchnorm=True)
-        before = {name: value.clone() for name, value in model.network.state_dict().items()}
-        train(model, images, rows, rows % 2, Recipe(2, 1e-2, 4, "none", 0))
-        trained = ("_module.layer4.shortcut.0.", "_module.layer4.shortcut.1.")
-        for name, value in model.network.state_dict().items():
-            assert value.equal(before[name]) != name.startswith(trained), name
-
-    def test_a_stopped_schedule_is_the_beginning_of_the_whole(self):
-        images, rows = noise(8), np.arange(8)
-        states = []
-        for stop_after in (None, 2):
-            model = tiny_classifier()
-
-            def keep(epoch, model=model):
-                if epoch == 2:
-                    states.append(model.linear.weight.clone())
-
-            recipe = Recipe(3, 1e-3, 4, "light", 5)
-            train(model, images, rows, rows % 2, recipe, stop_after=stop_after, on_epoch=keep)
-        assert states[0].equal(states[1])
-
-    def test_leaves_the_generator_of_torch_as_it_was(self):
-        torch.manual_seed(11)
-        expected = torch.rand(3)
-        torch.manual_seed(11)
-        train(tiny_classifier(), noise(4), np.arange(4), np.arange(4) % 2, Recipe(1, 1e-3, 4, "light", 0))
-        assert torch.rand(3).equal(expected)
-
-    def test_a_loss_that_is_no_number_stops(self):
-        rows = np.arange(8)
-        with pytest.raises(TrainingError, match=r"in epoch \d+ at a learning rate of 1e\+30; choose a small"):
-            train(tiny_classifier(), noise(8), rows, rows % 2, Recipe(3, 1e30, 4, "none", 0))
-
-    def test_a_rate_that_diverges_is_left_out(self):
-        rows = np.arange(8)
-        part = (rows, rows % 2)
-        recipe = Recipe(2, 1e-3, 4, "none", 0)
-        trial = choose_recipe(tiny_classifier(), noise(8), part, part, recipe, (1e-3, 1e30))
-        assert trial.recipe.lr == 1e-3
-        assert "1 of 2 learning rates diverged" in trial.warnings
-        with pytest.raises(TrainingError, match="choose a smaller"):
-            choose_recipe(tiny_classifier(), noise(8), part, part, recipe, (1e30,))
-
-    def test_the_best_epoch_of_the_best_rate_is_chosen(self):
-        images, rows = noise(12), np.arange(12)
-        part = (rows, rows % 2)
-        seen = []
-        trial = choose_recipe(
-            tiny_classifier(),
-            images,
-            part,
-            part,
-            Recipe(8, 0.0, 6, "none", 0),
-            (1e-6, 1e-3),
-            on_progress=seen.append,
-        )
-        assert trial.recipe.lr == 1e-3
-        assert trial.accuracy == 1.0
-        assert [step.done for step in seen] == [*range(9)] * 2
-        assert {step.unit for step in seen} == {"epochs"}
-
-
-class TestAugmentation:
-    def test_changes_each_image_by_itself(self):
-        record = load_trainable("featx-tiny").preprocess
-        images = torch.from_numpy(np.repeat(noise(1), 3, axis=0)).permute(0, 3, 1, 2)
-        torch.manual_seed(0)
-        changed = augmenter("light", record)(images)
-        assert changed.shape == images.shape
-        assert changed.dtype == torch.uint8
-        assert not changed[0].equal(images[0])
-        assert not changed[0].equal(changed[1])
-        assert augmenter("none", record)(images) is images
-
-    def test_an_unknown_name(self):
-        with pytest.raises(UnknownNameError, match="'light'"):
-            augmenter("lihgt", load_trainable("featx-tiny").preprocess)
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +117,8 @@ class TestResults:
             "report.md",
             "report.html",
             "network.safetensors",
+            "model.featx",
+            "curves.json",
         }
         data = json.loads((root / "run" / "results.json").read_text())
         assert data == json.loads(json.dumps(results.to_json()))
@@ -344,9 +163,14 @@ class TestResults:
         stages = list(dict.fromkeys(step.stage for step in steps))
         assert stages == ["decode", "try rate 0.0001", "fine-tune"]
         epochs = results.best_row.params["epochs"]
+        # 24 images in two batches an epoch.
         assert [(s.done, s.total) for s in steps if s.stage == "fine-tune"] == [
-            (epoch, epochs) for epoch in range(epochs + 1)
+            (12 * batch, 24 * epochs) for batch in range(2 * epochs + 1)
         ]
+        notes = [step.note for step in steps if step.stage.startswith("try")]
+        assert notes[0] == "epoch 1/2"
+        assert "loss" in notes[-1]
+        assert "on tuning images" in notes[-1]
 
 
 class TestHonesty:
@@ -413,9 +237,9 @@ class TestHonesty:
         codes = (data.labels[rows] == "bees").astype(np.intp)
         folds = [(np.flatnonzero(data.splits[rows] == "train"), np.flatnonzero(data.splits[rows] == "val"))]
         embeddings = embed_rows(model, data.pixels, rows, 16)
-        model.set_linear(*fold_head(tune("logreg", embeddings, codes, cv=folds).best_estimator_))
-        recipe = Recipe(3, row.params["lr"], 16, "none", 0)
-        train(model, data.pixels, rows, codes, recipe, stop_after=row.params["epochs"])
+        model.set_layers(fold_head(tune("logreg", embeddings, codes, cv=folds).best_estimator_))
+        same = recipe(3, row.params["lr"], 16)
+        train(model, ImageFeed(data.pixels), rows, codes, same, stop_after=row.params["epochs"])
         saved = parameters_of(tmp_path / "run")
         for name, value in model.network.named_parameters():
             np.testing.assert_array_equal(value.detach(), saved[name.removeprefix("_module.")])
@@ -444,6 +268,12 @@ class TestErrors:
             ({"lr": "fast"}, FeatxError, "above 0, or auto"),
             ({"batch_size": 0}, FeatxError, "at least 1, or auto"),
             ({"test_size": 0.2}, DatasetError, "test split"),
+            ({"optimizer": "adam"}, UnknownNameError, "'adamw'"),
+            ({"hidden": (8, 0)}, FeatxError, "0 neurons in a hidden layer, expected at least 1"),
+            ({"dropout": 1.0}, FeatxError, "from 0 to below 1"),
+            ({"layer_decay": 0.0}, FeatxError, "above 0, up to 1"),
+            ({"repeats": 0}, FeatxError, "at least 1"),
+            ({"resume": True}, FeatxError, "give the folder of the training"),
         ],
     )
     def test_options(self, shared, options, error, text):
@@ -456,11 +286,6 @@ class TestErrors:
         with pytest.raises(DatasetError, match="None of the 1 images has a label"):
             featx.finetune(tmp_path / "flat", **QUICK)
 
-    def test_more_images_than_memory(self, shared, monkeypatch):
-        monkeypatch.setattr(pixels_module, "memory_bytes", lambda: 500_000)
-        with pytest.raises(SourceError, match=r"32 images of 64×64 pixels take .* fewer images"):
-            featx.finetune(shared[0] / "photos", **QUICK)
-
     def test_the_folder_of_a_model_is_left_alone(self, shared, tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "results.json").write_text("{}")
@@ -470,25 +295,188 @@ class TestErrors:
         assert (tmp_path / "run" / "model.featx").read_bytes() == b"a model"
 
 
-class TestCommand:
-    def test_prints_one_json_object(self, shared, tmp_path):
-        arguments = [
-            "finetune",
-            str(shared[0] / "photos"),
-            *("--backbone", "featx-tiny", "--epochs", "1", "--lr", "1e-4", "--unfreeze", "last:2"),
-            *("--device", "cpu", "-o", str(tmp_path / "run"), "--json"),
-        ]
-        with redirect_stderr(io.StringIO()):
-            done = CliRunner().invoke(cli, arguments)
-        assert done.exit_code == 0, done.output
-        data = json.loads(done.stdout)
-        assert data["rows"][0]["params"]["unfreeze"] == "last:2"
-        assert data["run"] == str(tmp_path / "run")
-        saved = json.loads((tmp_path / "run" / "results.json").read_text())
-        assert {key: value for key, value in data.items() if key != "run"} == saved
+class TestModel:
+    @pytest.mark.parametrize("hidden", [(), (16, 8)])
+    def test_the_file_alone_predicts_as_the_trained_network(self, shared, tmp_path, hidden):
+        root, results, _ = shared
+        run = root / "run"
+        if hidden:
+            run = tmp_path / "run"
+            results = featx.finetune(root / "photos", output=run, hidden=hidden, dropout=0.1, **QUICK)
+        shutil.copy(run / "model.featx", tmp_path / "alone.featx")
+        model = featx.Model.load(tmp_path / "alone.featx")
+        images = [root / "photos" / name for name in results.test_names]
+        found = model.predict_proba(images)
+        np.testing.assert_allclose(found, results.predictions[0].probabilities, atol=1e-5)
+        assert model.classes_.tolist() == ["ants", "bees"]
+        kind = "MLPClassifier" if hidden else "LogisticRegression"
+        assert type(model.estimator_).__name__ == type(results.estimator).__name__ == kind
+        assert model.card["n_images"] == 24
+        assert model.card["test"]["accuracy"]["value"] == results.best_row.test["accuracy"].value
 
-    @pytest.mark.parametrize(("rate", "text"), [("fast", "neither a number nor auto"), ("0", "above 0")])
-    def test_a_wrong_rate_is_wrong_usage(self, rate, text):
-        done = CliRunner().invoke(cli, ["finetune", ".", "--lr", rate])
-        assert done.exit_code == 2
-        assert text in done.output
+    def test_other_weights_are_refused(self, shared, tmp_path):
+        root, _, _ = shared
+        model = featx.Model.load(root / "run", weights=root / "run" / "network.safetensors")
+        image = next((root / "photos" / "test").rglob("*.png"))
+        assert model.predict([image]).shape == (1,)
+        other = load_trainable("featx-tiny").to_safetensors()
+        (tmp_path / "other.safetensors").write_bytes(other)
+        with pytest.raises(ModelFileError, match="trained on other embeddings"):
+            featx.Model.load(root / "run", weights=tmp_path / "other.safetensors").predict([image])
+
+    def test_a_damaged_network(self, shared, tmp_path):
+        root, _, _ = shared
+        with zipfile.ZipFile(root / "run" / "model.featx") as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        for name, data, text in (
+            ("short", members["network.safetensors"][:100], "holds a network that cannot be read"),
+            ("absent", None, "damaged"),
+        ):
+            with zipfile.ZipFile(tmp_path / f"{name}.featx", "w") as archive:
+                for member, content in (members | {"network.safetensors": data}).items():
+                    if content is not None:
+                        archive.writestr(member, content)
+            image = next((root / "photos" / "test").rglob("*.png"))
+            with pytest.raises(ModelFileError, match=text):
+                featx.Model.load(tmp_path / f"{name}.featx").predict([image])
+
+
+class Killed(Exception):
+    """In place of a kill."""
+
+
+def die_at(stage, done):
+    def on_progress(step):
+        if step.stage == stage and step.done >= done:
+            raise Killed
+
+    return on_progress
+
+
+class TestResume:
+    @pytest.mark.parametrize(("stage", "done"), [("try rate 0.0001", 28), ("fine-tune", 24)])
+    def test_gives_what_an_uninterrupted_run_gives(self, shared, tmp_path, stage, done):
+        root, first, _ = shared
+        run = tmp_path / "run"
+        with pytest.raises(Killed):
+            featx.finetune(root / "photos", output=run, on_progress=die_at(stage, done), **QUICK)
+        assert {path.name.partition("-")[0] for path in run.iterdir()} == {"checkpoint", "checkpoint.json"}
+        with pytest.raises(FeatxError, match="not finished: go on with --resume"):
+            featx.finetune(root / "photos", output=run, **QUICK)
+        with pytest.raises(FeatxError, match=r"another training \(epochs: 2 then, 3 now\)"):
+            featx.finetune(root / "photos", output=run, resume=True, **{**QUICK, "epochs": 3})
+        with pytest.raises(FeatxError, match="unfinished training of `featx finetune`"):
+            featx.results.check_run_folder(run, of="model.featx")
+        again = featx.finetune(root / "photos", output=run, resume=True, **QUICK)
+        np.testing.assert_array_equal(again.predictions[0].probabilities, first.predictions[0].probabilities)
+        before, after = parameters_of(root / "run"), parameters_of(run)
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+        assert not list(run.glob("checkpoint*"))
+        assert same_curves(run, root / "run")
+
+    def test_other_images_are_refused(self, shared, tmp_path):
+        root, _, _ = shared
+        shutil.copytree(root / "photos", tmp_path / "photos")
+        with pytest.raises(Killed):
+            featx.finetune(
+                tmp_path / "photos", output=tmp_path / "run", on_progress=die_at("fine-tune", 1), **QUICK
+            )
+        (tmp_path / "photos" / "train" / "ants" / "0.png").write_bytes(png(photo("ants", 77)))
+        with pytest.raises(FeatxError, match=r"another training \(images: "):
+            featx.finetune(tmp_path / "photos", output=tmp_path / "run", resume=True, **QUICK)
+
+    def test_repeats_that_were_done_stay_done(self, shared, tmp_path):
+        root, first, _ = shared
+        run, options = tmp_path / "run", {**QUICK, "repeats": 3}
+        with pytest.raises(Killed):
+            featx.finetune(
+                root / "photos", output=run, on_progress=die_at("fine-tune, seed 1", 20), **options
+            )
+        steps = []
+        results = featx.finetune(
+            root / "photos", output=run, resume=True, on_progress=steps.append, **options
+        )
+        assert not any(step.stage == "fine-tune, seed 2" for step in steps)
+        assert [one["seed"] for one in results.settings["repeats"]] == [2, 1, 0]
+        # The row is that of a single run.
+        np.testing.assert_array_equal(
+            results.predictions[0].probabilities, first.predictions[0].probabilities
+        )
+        last = results.settings["repeats"][-1]["accuracy"]
+        assert last == results.best_row.test["accuracy"].value
+        assert any("test accuracy over 3 seeds" in text for text in results.best_row.warnings)
+
+    def test_what_was_learned_before_a_loss_that_is_no_number(self, shared, tmp_path, monkeypatch):
+        root, _, _ = shared
+        run = tmp_path / "run"
+
+        def diverge(model, *arguments, **options):
+            raise TrainingError("The loss became nan.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(baseline, "train", diverge)
+            with pytest.raises(TrainingError, match=r"nan\. The weights of the last good epoch are in"):
+                featx.finetune(root / "photos", output=run, **QUICK)
+        assert [path.name for path in run.iterdir()] == ["network-last-good.safetensors"]
+        load_trainable("featx-tiny", weights=run / "network-last-good.safetensors")
+        featx.finetune(root / "photos", output=run, **QUICK)
+        assert not (run / "network-last-good.safetensors").exists()
+
+
+def same_curves(first, second):
+    curves = [json.loads((run / "curves.json").read_text())["training"] for run in (first, second)]
+    for curve in (entry for one in curves for entry in one.values()):
+        for epoch in curve:
+            epoch["seconds"] = 0
+    return curves[0] == curves[1]
+
+
+class TestOptions:
+    def test_two_phases(self, shared):
+        root, _, _ = shared
+        steps = []
+        row = featx.finetune(
+            root / "photos", **QUICK, init="random", head_epochs=3, on_progress=steps.append
+        ).best_row
+        stages = list(dict.fromkeys(step.stage for step in steps))
+        assert stages == ["decode", "head, tuning", "try rate 0.0001", "head", "fine-tune"]
+        assert row.params["head_epochs"] == 3
+        assert max(step.done for step in steps if step.stage == "head") == 3 * 24
+
+    def test_the_classifier_learns_alone_in_the_first_phase(self, shared, tmp_path):
+        """With a rate that changes nothing, the second phase leaves the network as it came."""
+        root, _, _ = shared
+        still = {**QUICK, "epochs": 1, "lr": 1e-12, "init": "random", "output": tmp_path / "run"}
+        bare = featx.finetune(root / "photos", **{**still, "output": None}).predictions[0].probabilities
+        taught = featx.finetune(root / "photos", **still, head_epochs=5, augment="light")
+        assert np.abs(taught.predictions[0].probabilities - bare).max() > 0.01
+        for name, value in load_trainable("featx-tiny").named_parameters():
+            saved = parameters_of(tmp_path / "run")[name.removeprefix("_module.")]
+            np.testing.assert_allclose(saved, value.detach(), atol=1e-9)
+        assert (tmp_path / "run" / "augmented.png").exists()
+        featx.finetune(root / "photos", **still)
+        assert not (tmp_path / "run" / "augmented.png").exists()
+
+    def test_what_is_not_as_usual_stands_in_the_row(self, shared):
+        root, _, _ = shared
+        options = {"optimizer": "sgd", "layer_decay": 0.7, "label_smoothing": 0.1, "balanced": True}
+        options |= {"hidden": (8,), "dropout": 0.2}
+        row = featx.finetune(root / "photos", **{**QUICK, "epochs": 1}, **options).best_row
+        assert {name: row.params[name] for name in options} == options | {"hidden": [8]}
+        assert row.n_parameters == row.n_parameters_trained
+        frozen = featx.finetune(root / "photos", **{**QUICK, "epochs": 1}, unfreeze="last:2").best_row
+        assert frozen.n_parameters_trained < frozen.n_parameters
+        assert frozen.energy_joules is None or frozen.energy_joules > 0
+
+    def test_a_plan_of_somebody_else(self, shared):
+        root, first, _ = shared
+        network = load_trainable("featx-tiny", device="cpu", precision="fp32")
+        source = open_source(root / "photos")
+        data = load_images(source, list_images(source), network.preprocess, workers=1, max_skip=0.1)
+        plan = make_plan(data, cv=2, test_size=None, seed=0)
+        tuned = fine_tune_plan(
+            network, data.pixels, plan, recipe(2, 1e-4, 16, patience=4), (1e-4,), backbone="featx-tiny"
+        )
+        np.testing.assert_array_equal(tuned.predictions.probabilities, first.predictions[0].probabilities)
+        assert tuned.row.test == first.best_row.test
+        assert tuned.row.params == first.best_row.params

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from featx.backbones.catalog import find_backbone
+from featx.backbones.dividing import divide
 from featx.backbones.network import CutNetwork, cut_network
 from featx.backbones.placement import resolve_device, resolve_precision
 from featx.backbones.pooling import pool
+from featx.backbones.refolding import refold_batchnorm
 from featx.errors import BackboneError, UnknownNameError
 from featx.records import PENULTIMATE, LayerSpec, Precision, Preprocess
 
@@ -27,10 +29,14 @@ class TrainableNetwork(nn.Module):
     """Images to pooled rows, with gradients; made by :func:`load_trainable`.
 
     BatchNorm stays in evaluation mode when the rest is set to training, except in unfrozen modules
-    with ``train_batchnorm``.
+    with ``train_batchnorm``; so does all that comes before the first unfrozen module.
 
     Attributes
     ----------
+    unfrozen : tuple of str
+        Modules whose parameters are trained, in order of execution.
+    has_trunk : bool
+        Whether something is computed before the first of them, by :meth:`trunk`.
     layer : LayerInfo
         Where the network is cut, and the length of a row.
     weights : Weights
@@ -68,13 +74,21 @@ class TrainableNetwork(nn.Module):
         for name in unfrozen:
             for parameter in modules[name].parameters(recurse=False):
                 parameter.requires_grad_()
+        self.unfrozen = tuple(unfrozen)
         trained = {id(modules[name]) for name in unfrozen} if train_batchnorm else set()
+        refold_batchnorm(part.module, but=trained)
         self._kept = [
             module
             for module in part.module.modules()
             if isinstance(module, _BatchNorm) and id(module) not in trained
         ]
         self._module = part.module.to(device, torch.float32).to(memory_format=torch.channels_last)
+        # In a list as well: they are made of the same modules.
+        self._parts = list(divide(self._module) or ())
+        self._plain: nn.Module
+        # Past nn.Module, which would take it for a submodule.
+        self.__dict__["_plain"] = self._parts[1] if self._parts else self._module
+        self._compiled: Callable[..., Any] | None = None
         for name in ("mean", "std"):
             values = torch.tensor(getattr(part.preprocess, name), device=device).view(3, 1, 1)
             self.register_buffer(f"_{name}", values, persistent=False)
@@ -94,17 +108,43 @@ class TrainableNetwork(nn.Module):
         -------
         Tensor of float32, (n, layer.dim)
         """
-        pixels = images.to(self.device).float().div_(255).sub_(self._mean).div_(self._std)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self._module(pixels)[self._cut.node]
+        return self.top(*self.trunk(images))
+
+    def trunk(self, images: Tensor) -> tuple[Any, ...]:
+        """Compute what does not change while the network is trained: what :meth:`top` takes."""
+        with torch.no_grad(), self._autocast():
+            pixels = images.to(self.device).float().div_(255).sub_(self._mean).div_(self._std)
+            return self._parts[0](pixels) if self._parts else (pixels,)
+
+    def top(self, *values: Any) -> Tensor:
+        """Compute the pooled rows, (n, layer.dim), float32, from what :meth:`trunk` gives."""
+        compute = self._compiled if self._compiled and self.training else self._plain
+        with self._autocast():
+            output = compute(*values)[self._cut.node]
         return pool(output, self._cut.axes, self.layer.pool)
 
+    @property
+    def has_trunk(self) -> bool:
+        """Whether :meth:`trunk` does more than normalise."""
+        return bool(self._parts)
+
+    def parameters_of(self, name: str) -> list[nn.Parameter]:
+        """Give the parameters that an unfrozen module owns itself."""
+        return list(dict(self._whole[0].named_modules())[name].parameters(recurse=False))
+
+    def compile(self, *_: Any, **__: Any) -> None:
+        """Compile what is computed in training mode."""
+        self.__dict__["_compiled"] = torch.compile(self._plain, dynamic=True)
+
     def train(self, mode: bool = True) -> TrainableNetwork:
-        """Set the mode; see the class for BatchNorm."""
+        """Set the mode; see the class for what stays in evaluation mode."""
         super().train(mode)
-        for module in self._kept:
+        for module in self._parts[:1] + self._kept:
             module.eval()
         return self
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def to_safetensors(self) -> bytes:
         """Write the weights up to the layer under the network's own names, with the preprocessing.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from featx.cli.common import (
+    Command,
     Output,
     backbone_options,
     command_line,
+    compile_option,
     device_options,
     json_option,
     max_skip_option,
     seed_option,
 )
+from featx.cli.signals import Terminated
+from featx.results import CHECKPOINT_FILE
 
 
 class AutoRate(click.ParamType[float | str]):
@@ -34,6 +39,32 @@ class AutoRate(click.ParamType[float | str]):
         if not 0 < rate < float("inf"):
             self.fail(f"{value} is no number above 0", param, ctx)
         return rate
+
+
+class Widths(click.ParamType[tuple[int, ...]]):
+    """Whole numbers of at least one, with commas between."""
+
+    name = "N,N,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Read the value."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            widths = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of whole numbers, such as 512,512", param, ctx)
+        if min(widths) < 1:
+            self.fail(f"{value} holds a width of less than 1", param, ctx)
+        return widths
+
+
+def _share(name: str, text: str, default: float = 0.0) -> Callable[[Command], Command]:
+    """Give an option for a share."""
+    kind = click.FloatRange(0, 1, max_open=default == 0, min_open=default != 0)
+    return click.option(name, type=kind, default=default, show_default=True, metavar="F", help=text)
 
 
 @click.command("finetune", short_help="The baseline: train the network end to end.")
@@ -58,7 +89,38 @@ class AutoRate(click.ParamType[float | str]):
     help="Train everything, the last K modules with parameters, or all from a node on.",
 )
 @click.option(
+    "--hidden",
+    type=Widths(),
+    default=(),
+    metavar="N,N,…",
+    help="Hidden layers of the classifier, as 512,512.",
+)
+@_share("--dropout", "Left out in training before the classifier's layers.")
+@click.option(
+    "--head-epochs",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="First train the classifier alone.",
+)
+@click.option(
     "--epochs", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="At most."
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Give a rate up after so many epochs without a better one; 0 for never.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["adamw", "sgd"]),
+    default="adamw",
+    show_default=True,
+    help="How the weights are changed.",
 )
 @click.option(
     "--lr",
@@ -70,11 +132,14 @@ class AutoRate(click.ParamType[float | str]):
 )
 @click.option(
     "--augment",
-    type=click.Choice(["none", "light"]),
+    type=click.Choice(["none", "crop", "light", "strong"]),
     default="none",
     show_default=True,
-    help="Change training images at random: mirrored, rotated, shifted, zoomed.",
+    help="Change training images at random; augmented.png in the run folder shows how.",
 )
+@_share("--layer-decay", "Factor of the rate from block to earlier block.", default=1.0)
+@_share("--label-smoothing", "Spread over all classes.")
+@click.option("--balanced", is_flag=True, help="Weigh classes by the inverse of their frequency.")
 @click.option("--train-batchnorm", is_flag=True, help="Use and learn the statistics of batches.")
 @click.option(
     "--cv",
@@ -91,16 +156,27 @@ class AutoRate(click.ParamType[float | str]):
     help="Share held out, where the source has no test split.  [default: 0.25]",
 )
 @seed_option("For everything that is drawn.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="R",
+    help="Final trainings, each with the next seed.",
+)
+@compile_option
 @device_options
 @max_skip_option
 @click.option("-o", "--output", "run", metavar="RUN", help="The run folder.  [default: SOURCE-finetune]")
+@click.option("--resume", is_flag=True, help="Go on with a training that was interrupted.")
 @json_option
 def command(source: str, run: str | None, as_json: bool, **options: Any) -> None:
     """Train the network end to end on SOURCE, and score it as `featx fit` scores heads.
 
     The same split and metrics as for heads; learning rate and epochs are chosen on images that are
-    not test. The run folder gets results.json, predictions.npz, report.md, report.html and
-    network.safetensors.
+    not test. The run folder gets results.json, predictions.npz, curves.json, report.md, report.html,
+    network.safetensors for `extract --weights`, and model.featx for `predict`. A training that was
+    interrupted goes on with --resume.
 
     \b
     featx finetune photos/ --backbone resnet18
@@ -112,13 +188,18 @@ def command(source: str, run: str | None, as_json: bool, **options: Any) -> None
 
     output = Output(as_json)
     folder = run or f"{Path(source).resolve().name}-finetune"
-    with output.progress() as on_progress:
-        results = featx.finetune(
-            source, output=folder, command=command_line(), on_progress=on_progress, **options
-        )
+    try:
+        with output.progress() as on_progress:
+            results = featx.finetune(
+                source, output=folder, command=command_line(), on_progress=on_progress, **options
+            )
+    except (KeyboardInterrupt, Terminated):
+        if (Path(folder) / CHECKPOINT_FILE).exists():
+            click.echo(f"{folder} holds what was learned; go on with the same command and --resume", err=True)
+        raise
     output.json(results.to_json() | {"run": folder})
     print_results(results.to_json(), output.console)
-    output.line(f"{folder}: report.html, report.md, results.json, predictions.npz, network.safetensors")
+    output.line(f"{folder}: report.html, report.md, results.json, network.safetensors, model.featx")
     layer = f" --layer {options['layer']}" if options["layer"] else ""
     output.line(
         f"next: featx extract {source} -o tuned.h5 --backbone {options['backbone']}{layer} "

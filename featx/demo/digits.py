@@ -18,7 +18,8 @@ from PIL import Image
 from featx.errors import FeatxError
 from featx.experiment import fit
 from featx.extraction import extract
-from featx.records import ProgressCallback, ResultRow
+from featx.outcomes import ResultRow
+from featx.records import ProgressCallback
 from featx.results import Results
 from featx.store.reader import FeatureStore
 

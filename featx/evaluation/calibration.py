@@ -8,7 +8,7 @@ from scipy.special import ndtr
 
 from featx.evaluation.intervals import student
 from featx.evaluation.resampling import sum_by_group
-from featx.records import Score
+from featx.outcomes import Score
 
 __all__ = ["BINS", "expected_calibration_error"]
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from featx.errors import DatasetError
 from featx.evaluation.intervals import student
 from featx.evaluation.resampling import RESAMPLES, resampled_sums, sum_by_group
-from featx.records import Comparison
+from featx.outcomes import Comparison
 
 __all__ = ["compare", "holm", "mcnemar", "sign_flip"]
 

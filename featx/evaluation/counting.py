@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featx.evaluation.intervals import effective_wilson, proportion, student
 from featx.evaluation.reliability import trusted_class
-from featx.records import ClassScores, Score
+from featx.outcomes import ClassScores, Score
 
 __all__ = ["class_scores", "count_scores"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaincinv, stdtrit
 
-from featx.records import Score
+from featx.outcomes import Score
 
 __all__ = ["effective_wilson", "interval_caution", "proportion", "student", "wilson"]
 

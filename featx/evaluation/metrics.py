@@ -16,7 +16,7 @@ from featx.evaluation.counting import class_scores, count_scores
 from featx.evaluation.ranking import ranking_scores
 from featx.evaluation.reliability import flagged
 from featx.evaluation.resampling import RESAMPLES, bootstrap_t, resampled_sums, sum_by_group
-from featx.records import ClassScores, Score
+from featx.outcomes import ClassScores, Score
 
 __all__ = ["Evaluation", "assess", "confusion", "evaluate", "per_class"]
 
@@ -84,7 +84,7 @@ def evaluate(
         Intervals: Wilson's for accuracy and top-5 accuracy of ungrouped images; for scores of
         counts Wilson's with the effective size that the bootstrap's standard error gives; for log
         loss the bootstrap-t; for rankings and calibration standard errors in closed form. Where
-        they are known to fail, :attr:`~featx.records.Score.reliable` is False.
+        they are known to fail, :attr:`~featx.outcomes.Score.reliable` is False.
 
     Raises
     ------

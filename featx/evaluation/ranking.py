@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featx.evaluation.intervals import effective_wilson, student
 from featx.evaluation.resampling import sum_by_group
-from featx.records import Score
+from featx.outcomes import Score
 
 __all__ = ["ranking_scores"]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.records import Score
+from featx.outcomes import Score
 
 __all__ = ["FEW_ERRORS", "MANY_GROUPS", "MANY_IN_CLASS", "flagged", "trusted_class"]
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from featx.evaluation.intervals import student
-from featx.records import Score
+from featx.outcomes import Score
 
 __all__ = ["bootstrap", "bootstrap_t", "percentiles", "resampled_sums", "sum_by_group"]
 

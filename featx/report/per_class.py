@@ -50,7 +50,7 @@ def class_scores(results: Mapping[str, Any], predictions: Mapping[str, Any]) -> 
     Returns
     -------
     sequence of mapping
-        :class:`featx.records.ClassScores` in plain types, in the order of the classes; empty without
+        :class:`featx.outcomes.ClassScores` in plain types, in the order of the classes; empty without
         test images. Those of runs of earlier versions are counted here, and take the images as independent.
     """
     stored: Sequence[Mapping[str, Any]] = _best_row(results).get("per_class") or ()

@@ -197,9 +197,16 @@ class _Bars:
         if step.stage not in self._tasks:
             # Starting at what is done already keeps reused rows out of the rate.
             self._tasks[step.stage] = display.add_task(
-                step.stage, total=step.total, completed=step.done, count=count, unit=step.unit
+                step.stage,
+                total=step.total,
+                completed=step.done,
+                count=count,
+                unit=step.unit,
+                note=step.note,
             )
-        display.update(self._tasks[step.stage], total=step.total, completed=step.done, count=count)
+        display.update(
+            self._tasks[step.stage], total=step.total, completed=step.done, count=count, note=step.note
+        )
         if display.finished:
             self.close()
 
@@ -214,6 +221,7 @@ class _Bars:
             BarColumn(bar_width=None),
             TextColumn("{task.fields[count]}", markup=False),
             _RateColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self._console,
             expand=True,
@@ -258,6 +266,8 @@ class PlainProgress:
                 text += f", took {format_seconds(elapsed)}"
             elif step.total is not None:
                 text += f", {format_seconds((step.total - step.done) * elapsed / done)} left"
+        if step.note:
+            text += f" ({step.note})"
         self._line(text)
 
     def _line(self, text: str) -> None:

@@ -1,15 +1,19 @@
-"""All images of a source in memory, decoded once: uint8, as the network takes them."""
+"""All images of a source, decoded once: uint8, as the network takes them, in memory or in a mapped file."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import SourceError, TooManySkippedError
+from featx.files import disk_errors
 from featx.images.loading import load
 from featx.images.sources import Source
 from featx.records import (
@@ -22,10 +26,11 @@ from featx.records import (
     escape_name,
 )
 
-__all__ = ["MEMORY_SHARE", "ImageSet", "load_images"]
+__all__ = ["MEMORY_SHARE", "ImageSet", "load_images", "memory_bytes"]
 
 MEMORY_SHARE = 0.5
-"""Share of the machine's memory that the images may take; the network and its activations need the rest."""
+"""Share of the machine's memory that the images may take; the network and its activations need the rest.
+More images than that are kept in a temporary file and mapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ def load_images(
     *,
     workers: int,
     max_skip: float,
+    scratch: Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ImageSet:
     """Decode every image once.
@@ -73,18 +79,19 @@ def load_images(
         Threads.
     max_skip : float
         Share of the images that may be skipped.
+    scratch : Path, optional
+        Where a file of n × image_size² × 3 bytes may lie, should they be more than half of the machine's
+        memory; the folder for temporary files by default. It has no name, and goes with the process.
     on_progress : callable, optional
 
     Raises
     ------
     SourceError
-        If n × image_size² × 3 bytes are more than half of the machine's memory.
+        If they fit neither into memory nor there.
     TooManySkippedError
         If more images than ``max_skip`` cannot be used, or none can.
     """
-    side = preprocess.image_size
-    _check_memory(len(records), side)
-    pixels = np.empty((len(records), side, side, 3), np.uint8)
+    pixels = _room(len(records), preprocess.image_size, scratch)
     kept: list[int] = []
     digests: list[bytes] = []
     phashes: list[int] = []
@@ -120,14 +127,23 @@ def memory_bytes() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _check_memory(n_images: int, side: int) -> None:
-    total = memory_bytes()
-    needed = n_images * side**2 * 3
-    if total is not None and needed > MEMORY_SHARE * total:
-        raise SourceError(
-            f"{n_images} images of {side}×{side} pixels take {needed / 1e9:.1f} GB, more than half of the "
-            f"{total / 1e9:.1f} GB of memory; fine-tune on fewer images, or with a smaller --image-size."
-        )
+def _room(n_images: int, side: int, scratch: Path | None) -> Pixels:
+    shape = (n_images, side, side, 3)
+    total, needed = memory_bytes(), n_images * side**2 * 3
+    if total is None or needed <= MEMORY_SHARE * total:
+        return np.empty(shape, np.uint8)
+    place = scratch or Path(tempfile.gettempdir())
+    with disk_errors(place):
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise SourceError(
+                f"{n_images} images of {side}×{side} pixels take {needed / 1e9:.1f} GB, more than half of "
+                f"the {total / 1e9:.1f} GB of memory and than the {free / 1e9:.1f} GB free in {place}; "
+                "fine-tune on fewer images, with a smaller --image-size, or with the run on another disk."
+            )
+        with tempfile.TemporaryFile(dir=place) as file:
+            # The map keeps the file alive; on POSIX it has no name from the start.
+            return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
 def _check_skipped(skipped: Sequence[SkippedImage], n_images: int, max_skip: float) -> None:
