@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import featx
-from featx import curves, draws, experiment, learning
+from featx import draws, experiment, learning
 from featx.draws import Material
 from featx.errors import DatasetError, FeatxError
 from featx.heads.catalog import find_head
 from featx.heads.search import tune
 from featx.learning import extrapolate, schedule
+from featx.results import CURVES_SCHEMA
 from featx.shots import few_shot
 
 QUICK = {"heads": ["ridge"], "cv": 3, "jobs": 1, "draws": 3}
@@ -358,4 +359,4 @@ class TestRunFolder:
     def test_a_folder_with_curves_is_a_run_folder(self, store, tmp_path):
         featx.fit(store, output=tmp_path / "run", **QUICK)
         (tmp_path / "run" / "results.json").unlink()
-        assert featx.fit(store, output=tmp_path / "run", **QUICK).curves["schema"] == curves.SCHEMA
+        assert featx.fit(store, output=tmp_path / "run", **QUICK).curves["schema"] == CURVES_SCHEMA

@@ -12,7 +12,9 @@ from sklearn.base import clone
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
+from featx.heads.catalog import find_head
 from featx.heads.search import tune
 from featx.heads.warning_log import SolverLog
 from featx.training.checkpoint import Checkpoint, flatten
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from featx.records import Pixels
 
 __all__ = ["Starts"]
+
+Fit = Callable[[NDArray[np.float32], NDArray[Any]], Any]
+"""From rows and labels to the fitted head."""
 
 MLP_ALPHA = 1.0
 """Weight decay of the perceptron that a deeper classifier starts as; scikit-learn divides it by n."""
@@ -67,7 +72,7 @@ class Starts:
         self._pretrained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         rate = HEAD_RATE[recipe.optimizer]
         self._recipe = dataclasses.replace(recipe, epochs=head_epochs, lr=rate, patience=0)
-        self._head: Any = None
+        self._head: Fit | None = None
         self._embeddings: NDArray[np.float32] | None = None
         if warm or (head_epochs and recipe.augment == "none"):
             self._embeddings = embed_rows(model, pixels, plan.development, recipe.batch_size)
@@ -108,8 +113,8 @@ class Starts:
         if self._head is not None:
             assert self._embeddings is not None
             # What the search had to say of convergence, it has said.
-            with SolverLog().listen():
-                fitted = clone(self._head).fit(self._embeddings[rows], y[rows])
+            with SolverLog().listen(), threadpool_limits(1):
+                fitted = self._head(self._embeddings[rows], y[rows])
             model.set_layers(fold_head(fitted))
         if self._recipe.epochs:
             self._train_alone(rows, seed, run, curves, on_step, checkpoint)
@@ -153,13 +158,15 @@ class Starts:
         model.classifier.load_state_dict(learned)
 
 
-def _choose_head(embeddings: NDArray[np.float32], plan: Plan, recipe: Recipe, hidden: Sequence[int]) -> Any:
-    """Give the head, unfitted parts of which are of no matter, with its parameters chosen."""
+def _choose_head(embeddings: NDArray[np.float32], plan: Plan, recipe: Recipe, hidden: Sequence[int]) -> Fit:
+    """Choose the parameters of the head; what comes back fits it on rows and labels."""
     if hidden:
         deep = MLPClassifier(tuple(hidden), alpha=MLP_ALPHA, max_iter=500, random_state=recipe.seed)
-        return Pipeline([("scaler", StandardScaler()), ("classifier", deep)])
-    return tune(
-        "logreg",
+        pipeline = Pipeline([("scaler", StandardScaler()), ("classifier", deep)])
+        return lambda X, y: clone(pipeline).fit(X, y)
+    head = find_head("logreg")
+    found = tune(
+        head,
         embeddings,
         plan.y,
         cv=plan.folds,
@@ -167,4 +174,6 @@ def _choose_head(embeddings: NDArray[np.float32], plan: Plan, recipe: Recipe, hi
         seed=recipe.seed,
         balanced=recipe.balanced,
         jobs=-1,
-    ).best_estimator_
+    )
+    settings = {"seed": recipe.seed, "balanced": recipe.balanced}
+    return lambda X, y: head.fit(found.best_params_, X, y, **settings)
