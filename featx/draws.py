@@ -16,7 +16,7 @@ from featx.errors import DatasetError
 from featx.evaluation.splits import group_codes
 from featx.fitted import Task
 from featx.heads.folds import Folds, make_folds, smallest_class
-from featx.heads.head import Head
+from featx.heads.head import Head, split_params
 from featx.heads.search import tune
 from featx.heads.warning_log import SolverLog
 from featx.protocol import Plan
@@ -140,6 +140,6 @@ def _untuned(head: Head, X: NDArray[np.float32], y: NDArray[Any], seed: int, bal
     """
     grid: Sequence[dict[str, Any]] = list(ParameterGrid(dict(head.grid)))
     possible = [point for point in grid if head.possible(point, len(y))]
-    classifier = head.build(seed, balanced)[-1].set_params(**possible[-1])
+    classifier = head.build(seed, balanced)[-1].set_params(**split_params(possible[-1])[1])
     with SolverLog().listen(), threadpool_limits(1):
         return classifier.fit(X, y)

@@ -58,6 +58,8 @@ def fit(
     draws: int = 10,
     learning_curve: bool = True,
     balanced: bool = False,
+    l2: bool | Sequence[bool] = False,
+    pca: float | Sequence[float | None] | None = None,
     seed: int = 0,
     jobs: int | None = -1,
     output: str | os.PathLike[str] | None = None,
@@ -101,7 +103,13 @@ def fit(
     learning_curve : bool, default=True
         Fit the winner on growing parts of its labels, and say what twice as many would bring.
     balanced : bool, default=False
-        Weigh classes by the inverse of their frequency.
+        Weigh classes by the inverse of their frequency, and choose by balanced accuracy.
+    l2 : bool or sequence of bool, default=False
+        Divide each row by its length before the scaling; ``(False, True)`` lets each head's search
+        choose.
+    pca : int, float, None, or a sequence of them, default=None
+        Keep so many principal components, or so much of the variance, of the scaled rows; several
+        values are searched.
     seed : int, default=0
         From 0 to 2³² - 1.
     jobs : int, default=-1
@@ -136,6 +144,10 @@ def fit(
     heads = [heads] if isinstance(heads, str | Head) else heads
     layers = [layers] if isinstance(layers, str) else layers
     chosen = [find_head(head) if isinstance(head, str) else head for head in heads]
+    if l2 or pca is not None:
+        lengths = (l2,) if isinstance(l2, bool) else tuple(l2)
+        components = (pca,) if pca is None or isinstance(pca, float | int) else tuple(pca)
+        chosen = [head.searching(lengths, components) for head in chosen]
     if not chosen:
         raise DatasetError("No head was given; expected at least one, such as logreg.")
     if jobs == 0:
@@ -193,6 +205,8 @@ def fit(
             "folds": len(plan.folds),
             "test_size": test_size,
             "balanced": balanced,
+            "l2": l2 if isinstance(l2, bool) else list(l2),
+            "pca": pca if pca is None or isinstance(pca, float | int) else list(pca),
             "seed": seed,
             "labels": os.fspath(labels) if isinstance(labels, str | os.PathLike) else None,
             "label": label,

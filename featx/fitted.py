@@ -160,6 +160,7 @@ def _fit_row(
         "mean": found.mean_score_,
         "sd": found.sd_,
         "folds": [float(score) for score in found.cv_scores_[found.best_index_]],
+        "metric": found.scoring_,
     }
     if nested is not None:
         seconds["nested"] = nested.seconds

@@ -76,7 +76,8 @@ class ResultRow:
     """One line of the leaderboard: a backbone, a layer and a head (or the fine-tuned baseline).
 
     ``weights`` says in words where the network's weights come from; ``cv`` holds ``mean``, ``sd`` and
-    ``folds``, the accuracies of the chosen parameters, and ``nested``, the accuracy of nested
+    ``folds``, the scores of the chosen parameters by ``metric`` (accuracy where it is not there), and
+    ``nested``, the accuracy of nested
     cross-validation inside the training part, where it was asked for; ``test`` the metrics by name,
     empty without a test split; ``seconds`` the wall time of ``extract``, ``fit``, ``predict`` and
     ``nested``; ``warnings`` what the reader of the row must know (no convergence, grid edge); ``label``

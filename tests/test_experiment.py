@@ -133,6 +133,45 @@ class TestNumbers:
             == "ridge"
         )
 
+    def test_what_is_done_before_the_head_can_be_searched(self, store, tmp_path):
+        results = featx.fit(
+            store,
+            **{**QUICK, "heads": ["logreg", "ridge"]},
+            l2=(False, True),
+            pca=(None, 3),
+            output=tmp_path / "r",
+        )
+        for row in results.rows:
+            assert {"l2", "pca"} < set(row.params)
+        assert results.settings["l2"] == [False, True]
+        assert results.settings["pca"] == [None, 3]
+        model = featx.Model.load(tmp_path / "r")
+        X, _, _ = arrays()
+        np.testing.assert_allclose(
+            model.estimator_.predict_proba(X[40:].astype(np.float32)),
+            results.predictions[results.best].probabilities,
+            atol=1e-6,
+        )
+        fixed = featx.fit(store, **QUICK, l2=True, pca=0.9).best_row.params
+        assert (fixed["l2"], fixed["pca"]) == (True, 0.9)
+        with pytest.raises(DatasetError, match=r"Got 2\.5 principal components"):
+            featx.fit(store, **QUICK, pca=2.5)
+
+    def test_weighed_classes_are_chosen_and_told_by_balanced_accuracy(self, tmp_path):
+        rng = np.random.default_rng(0)
+        y = np.repeat(["common", "rare"], [160, 40])
+        X = rng.normal(size=(200, 5)) + 1.0 * (y == "rare")[:, None]
+        store = featx.FeatureStore.from_arrays(tmp_path / "x.h5", X, y)
+        results = featx.fit(store, **QUICK, balanced=True, output=tmp_path / "r")
+        row = results.best_row
+        assert row.cv["metric"] == "balanced_accuracy"
+        weighed = row.test["balanced_accuracy"]
+        text = (tmp_path / "r" / "report.md").read_text()
+        assert (
+            f", balanced accuracy {weighed.value:.3f} [{weighed.low:.3f}, {weighed.high:.3f}] on 50" in text
+        )
+        assert featx.fit(store, **QUICK).best_row.cv["metric"] == "accuracy"
+
 
 class TestSeveralStores:
     def test_are_aligned_by_name_and_marked(self, tmp_path):

@@ -17,6 +17,24 @@ def _not_zero(_context: click.Context, _parameter: click.Parameter, value: int) 
     return value
 
 
+class Components(click.ParamType[float | None]):
+    """A number of components, a share of the variance, or ``none``."""
+
+    name = "none|N|F"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """Read the value."""
+        if value is None or value == "none":
+            return None
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor none", param, ctx)
+        if not (0 < number < 1 or (number >= 1 and number == int(number))):
+            self.fail(f"{value} is neither a number of components nor a share below 1", param, ctx)
+        return number
+
+
 @click.command("fit", short_help="Tune, fit and compare heads on a store.")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
 @click.option(
@@ -77,7 +95,26 @@ def _not_zero(_context: click.Context, _parameter: click.Parameter, value: int) 
     show_default=True,
     help="Say what twice the labels would bring the best head.",
 )
-@click.option("--balanced", is_flag=True, help="Weigh classes by the inverse of their frequency.")
+@click.option(
+    "--balanced",
+    is_flag=True,
+    help="Weigh classes by the inverse of their frequency, and choose by balanced accuracy.",
+)
+@click.option(
+    "--l2",
+    type=click.Choice(["off", "on", "search"]),
+    default="off",
+    show_default=True,
+    callback=lambda _context, _parameter, value: {"off": False, "on": True}.get(value, (False, True)),
+    help="Divide each row by its length first, or let the search try both.",
+)
+@click.option(
+    "--pca",
+    multiple=True,
+    type=Components(),
+    metavar="none|N|F",
+    help="Keep N principal components, or a share F of the variance; repeat to try several.",
+)
 @seed_option("For folds, hold-out, draws and bootstrap.")
 @click.option(
     "--jobs",
@@ -117,6 +154,7 @@ def command(
 
     if heads:
         options["heads"] = heads
+    options["pca"] = options["pca"] or None
     with output.progress() as on_progress:
         results = featx.fit(
             stores, output=folder, command=command_line(), on_progress=on_progress, on_results=show, **options

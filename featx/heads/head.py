@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,41 @@ class Head:
             steps.append(("map", self.feature_map(seed)))
         steps.append(("classifier", self.make(seed, "balanced" if balanced else None)))
         return Pipeline(steps)
+
+    def searching(self, l2: Sequence[bool] = (), pca: Sequence[float | None] = ()) -> Head:
+        """Return this head with steps before the classifier in its grid; see :meth:`build`.
+
+        Parameters
+        ----------
+        l2 : sequence of bool
+            Rows as they are, divided by their length, or both to be tried; empty for as they are.
+        pca : sequence of int, float or None
+            Numbers of principal components, shares of the variance, None for all columns.
+
+        Raises
+        ------
+        DatasetError
+            If a number of components is not above 0.
+
+        Examples
+        --------
+        >>> from featx.heads import find_head
+        >>> find_head("ridge").searching(l2=[False, True]).grid["l2"]
+        (False, True)
+        """
+        for value in pca:
+            if value is not None and not (value > 0 and (value < 1 or value == int(value))):
+                raise DatasetError(
+                    f"Got {value:g} principal components, expected a number of them, or a share of the "
+                    "variance between 0 and 1."
+                )
+        steps: dict[str, tuple[Any, ...]] = {}
+        if l2:
+            steps["l2"] = tuple(l2)
+        if pca:
+            steps["pca"] = tuple(value if value is None or value < 1 else int(value) for value in pca)
+        large = self.large.searching(l2, pca) if self.large is not None else None
+        return replace(self, grid={**self.grid, **steps}, large=large)
 
     def of_rows(self, n: int) -> Head:
         """Return the form of this head for so many images to learn from."""

@@ -26,7 +26,8 @@ def gap_sentence(results: Mapping[str, Any]) -> str:
         Empty unless the score by which the model was chosen lies above the whole test interval.
     """
     row = results["rows"][results["best"]]
-    accuracy = (row.get("test") or {}).get("accuracy") or {}
+    # Weighed classes are chosen by balanced accuracy.
+    accuracy = (row.get("test") or {}).get((row.get("cv") or {}).get("metric", "accuracy")) or {}
     mean, value, high = (row.get("cv") or {}).get("mean"), accuracy.get("value"), accuracy.get("high")
     if not is_number(mean) or not is_number(value) or not is_number(high) or mean <= high:
         return ""

@@ -99,8 +99,12 @@ def _best(results: Mapping[str, Any]) -> str:
     if accuracy := _accuracy(row):
         n = _n_test(results)
         images = f" on {many(n, 'test image')}" if n else " on the test images"
-        return f"{only} is {name}: accuracy {interval(accuracy)}{images}."
-    text = f"{only} is {name}: accuracy {cross_validated(row)} by {chooser(results)}."
+        chosen_by = (row.get("cv") or {}).get("metric")
+        weighed = (row.get("test") or {}).get(chosen_by) if chosen_by == "balanced_accuracy" else None
+        also = f", balanced accuracy {interval(weighed)}" if weighed else ""
+        return f"{only} is {name}: accuracy {interval(accuracy)}{also}{images}."
+    metric = str((row.get("cv") or {}).get("metric") or "accuracy").replace("_", " ")
+    text = f"{only} is {name}: {metric} {cross_validated(row)} by {chooser(results)}."
     return (
         f"{text} There is no test split: this score also chose the model, so it leans to the optimistic side."
     )
