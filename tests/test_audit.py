@@ -13,7 +13,7 @@ from featx.cli import cli
 from featx.errors import DatasetError
 from featx.report import write_report
 
-QUICK = {"heads": ["logreg"], "cv": 3, "jobs": 1}
+QUICK = {"heads": ["logreg"], "cv": 3, "jobs": 1, "learning_curve": False}
 
 
 def arrays(n=180, d=8, gap=3.0, seed=0):

@@ -38,7 +38,7 @@ def fit(head, path, X, y, splits, **columns):
     featx.FeatureStore.from_arrays(path, X, y, splits=splits, **columns)
     if head in QUICK:
         head = small_network()
-    return featx.fit(path, heads=[head], cv=3, jobs=1)
+    return featx.fit(path, heads=[head], cv=3, jobs=1, learning_curve=False)
 
 
 def small_network():
