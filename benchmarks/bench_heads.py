@@ -1,9 +1,10 @@
 """How much faster does ``featx.tune`` choose and fit a head than scikit-learn's ``GridSearchCV``?
 
-Both get the same rows, labels, folds and grid, in one process, and take turns; medians are compared. The
-reference is the head's own pipeline (standardisation, then the classifier) in ``GridSearchCV``, once as it
-comes (``n_jobs=None``; BLAS takes all processors) and once with ``n_jobs=-1``. Both refit the winner on all
-rows; ``tune`` also gives the machines probabilities, which the reference has not.
+Both get the same rows, labels, folds and grid. Every run is a process of its own, of which the call alone is
+timed, without imports; the contestants take turns, and medians are compared. The reference is the head's own
+pipeline (standardisation, then the classifier) in ``GridSearchCV``, once as it comes (``n_jobs=None``; BLAS
+takes all processors) and once with ``n_jobs=-1``, which starts its workers in the call. Both refit the winner
+on all rows; ``tune`` also gives the machines probabilities, which the reference has not.
 
 The rows imitate the embeddings of images: ReLU features with a spectrum that falls as a power law, classes
 that overlap, and a share of labels that are wrong, so that neither search is spared the hard values of C.
@@ -21,9 +22,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ridge": {"head": "ridge", "n": 4000, "d": 512, "classes": 10, "repeats": 5},
     "k-nearest neighbours": {"head": "knn", "n": 4000, "d": 512, "classes": 10, "repeats": 5},
 }
+CONTESTANTS = ("featx", "default", "n_jobs=-1")
 FOLDS = 5
 WRONG_LABELS = 0.05
 
@@ -61,56 +65,63 @@ def embeddings(n: int, d: int, classes: int, seed: int = 0) -> tuple[np.ndarray,
     return X.astype(np.float32), y
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
-
-
-def measure(case: dict[str, Any], repeats: int) -> dict[str, Any]:
+def run_child(name: str, contestant: str) -> None:
+    """Time one call and print what it found."""
+    case = CASES[name]
     head = find_head(case["head"])
     X, y = embeddings(case["n"], case["d"], case["classes"])
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(X, y))
-    grid = {f"classifier__{name}": list(values) for name, values in head.grid.items()}
+    started = time.perf_counter()
+    if contestant == "featx":
+        tuned = featx.tune(head, X, y, grid=head.grid, cv=folds, jobs=-1)
+        seconds = time.perf_counter() - started
+        best, params = tuned.best_index_, tuned.best_params_
+        scores = tuned.cv_scores_.mean(axis=1)
+    else:
+        grid = {f"classifier__{key}": list(values) for key, values in head.grid.items()}
+        jobs = None if contestant == "default" else -1
+        searched = GridSearchCV(head.build(0), grid, cv=folds, n_jobs=jobs).fit(X, y)
+        seconds = time.perf_counter() - started
+        best, scores = int(searched.best_index_), searched.cv_results_["mean_test_score"]
+        params = {key.removeprefix("classifier__"): value for key, value in searched.best_params_.items()}
+    print(json.dumps({"seconds": seconds, "best": best, "params": params, "scores": scores.tolist()}))
 
-    def reference(jobs: int | None) -> GridSearchCV:
-        return GridSearchCV(head.build(0), grid, cv=folds, n_jobs=jobs).fit(X, y)
 
-    runs: dict[str, Callable[[], Any]] = {
-        "featx": lambda: featx.tune(head, X, y, grid=head.grid, cv=folds, jobs=-1),
-        "default": lambda: reference(None),
-        "n_jobs=-1": lambda: reference(-1),
-    }
-    featx.tune(head, X[::10], y[::10], grid=head.grid, cv=3, jobs=-1)  # imports and thread pools
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    found: dict[str, Any] = {}
+def ask_child(name: str, contestant: str) -> dict[str, Any]:
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-W", "ignore", __file__, "--child", name, contestant]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    if done.returncode:
+        raise SystemExit(f"{contestant} ended with {done.returncode} on {name}: {done.stderr}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def measure(name: str, repeats: int) -> dict[str, Any]:
+    case = CASES[name]
+    answers: dict[str, list[dict[str, Any]]] = {contestant: [] for contestant in CONTESTANTS}
     for _ in range(repeats):
-        for name, run in runs.items():
-            took, found[name] = timed(run)
-            seconds[name].append(took)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    tuned, searched = found["featx"], found["default"]
-    scores = searched.cv_results_["mean_test_score"]
-    best, wanted = tuned.best_index_, int(searched.best_index_)
+        for contestant in CONTESTANTS:
+            answers[contestant].append(ask_child(name, contestant))
+    seconds = {key: [one["seconds"] for one in runs] for key, runs in answers.items()}
+    medians = {key: statistics.median(values) for key, values in seconds.items()}
+    ours, theirs = answers["featx"][0], answers["default"][0]
+    scores, reference = np.array(ours["scores"]), np.array(theirs["scores"])
+    best, wanted = ours["best"], theirs["best"]
     near = slice(max(best - 1, 0), best + 2)
     return {
         **case,
         "folds": FOLDS,
-        "grid": {name: list(values) for name, values in head.grid.items()},
-        "repeats": repeats,
-        "seconds": {name: [round(value, 3) for value in values] for name, values in seconds.items()},
-        "median_seconds": {name: round(value, 3) for name, value in medians.items()},
+        "grid": {key: list(values) for key, values in find_head(case["head"]).grid.items()},
+        "seconds": {key: [round(value, 3) for value in values] for key, values in seconds.items()},
+        "median_seconds": {key: round(value, 3) for key, value in medians.items()},
         "times_default": round(medians["default"] / medians["featx"], 2),
         "times_all_jobs": round(medians["n_jobs=-1"] / medians["featx"], 2),
-        "choice": tuned.best_params_,
-        "choice_of_reference": {
-            name.removeprefix("classifier__"): value for name, value in searched.best_params_.items()
-        },
-        "reference_score_lost": round(float(scores[wanted] - scores[best]), 5),
-        "largest_difference_near_choice": round(
-            float(np.abs(tuned.cv_scores_.mean(axis=1)[near] - scores[near]).max()), 5
-        ),
-        "mean_score": round(tuned.mean_score_, 4),
+        "choice": ours["params"],
+        "choice_of_reference": theirs["params"],
+        "reference_score_lost": round(float(reference[wanted] - reference[best]), 5),
+        "largest_difference_near_choice": round(float(np.abs(scores[near] - reference[near]).max()), 5),
+        "mean_score": round(float(scores[best]), 4),
     }
 
 
@@ -119,11 +130,15 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, action="append", help="One of the cases; repeat for more.")
     parser.add_argument("--repeats", type=int, help="Instead of each case's own.")
     parser.add_argument("--output", type=Path, help="Write the figures as JSON.")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.child:
+        run_child(*arguments.child)
+        return
     results = {}
     for name in arguments.only or CASES:
         case = CASES[name]
-        results[name] = found = measure(case, arguments.repeats or case["repeats"])
+        results[name] = found = measure(name, arguments.repeats or case["repeats"])
         took = found["median_seconds"]
         print(
             f"{name} (N={case['n']}, d={case['d']}): {took['featx']} s; default {took['default']} s, "

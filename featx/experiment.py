@@ -157,13 +157,14 @@ def fit(
     folder = check_run_folder(output, of=MODEL_FILE) if output is not None else None
     data = open_dataset(stores, labels=labels, label=label, group=group, on_progress=on_progress)
     pairs = data.layers(layers)
-    tasks = list_tasks(pairs, chosen)
     # All of them before any fit: a later seed may leave a part without a class.
     plans = [
         make_plan(data, cv=cv, test_size=test_size, seed=seed + number, nested=outer)
         for number in range(repeats)
     ]
     plan = plans[0]
+    # The same form for outer folds and curves, which have fewer images.
+    tasks = list_tasks(pairs, [head.of_rows(len(plan.y), len(plan.classes)) for head in chosen])
 
     def run(number: int) -> list[FittedRow]:
         return fit_rows(

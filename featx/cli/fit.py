@@ -44,7 +44,13 @@ class Components(click.ParamType[float | None]):
     metavar="NAME",
     help="logreg, linear-svm, rbf-svm, ridge, knn or mlp. Repeat for several.  [default: the first three]",
 )
-@click.option("--layer", "layers", multiple=True, metavar="NODE[:POOL]", help="[default: all of the store]")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NODE[:POOL]",
+    help="Repeat for several; A+B joins two.  [default: all of the store]",
+)
 @click.option(
     "--labels",
     metavar="CSV",

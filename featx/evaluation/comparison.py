@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 
 from featx.errors import DatasetError
 from featx.evaluation.intervals import student
@@ -45,12 +46,9 @@ def mcnemar(only_a: int, only_b: int) -> float:
     >>> round(mcnemar(2, 10), 4)
     0.0386
     """
-    n, fewer = only_a + only_b, min(only_a, only_b)
-    term = tail = 1
-    for i in range(1, fewer + 1):
-        term = term * (n - i + 1) // i
-        tail += term
-    return float(min(1.0, 2 * tail / 2**n))
+    if not only_a + only_b:
+        return 1.0
+    return float(binomtest(min(only_a, only_b), only_a + only_b, 0.5).pvalue)
 
 
 def sign_flip(differences: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> float:

@@ -207,7 +207,8 @@ def group_codes(groups: Sequence[Any] | NDArray[Any]) -> Indices:
 
 
 def _labels(y: Sequence[Any] | NDArray[Any]) -> NDArray[np.str_]:
-    return np.array(["" if label is None else str(label) for label in y], dtype=np.str_)
+    # NaN, by which tables say that there is nothing, is the one thing that is not itself.
+    return np.array(["" if label is None or label != label else str(label) for label in y], dtype=np.str_)
 
 
 def _hold_out(

@@ -39,10 +39,6 @@ _MOST_STEPS = 1_000_000
 """Steps of libsvm for a pair of classes. Rows that no margin separates take ever more as C grows, for a
 solution that is not the one chosen; a fit that is stopped here is reported."""
 
-_MOST_STEPS = 1_000_000
-"""Steps of libsvm for a pair of classes. Rows that no margin separates take ever more of them as C grows,
-for a solution that is seldom the one chosen; a fit that is stopped here is reported."""
-
 _HEADS: dict[str, Head] = {}
 
 

@@ -54,14 +54,24 @@ def check_rows(X: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float32], NDArray
 
 
 def _one_type(labels: NDArray[Any]) -> NDArray[Any]:
+    if labels.dtype.kind == "S":
+        return np.char.decode(labels, "utf-8", "surrogateescape")
     if labels.dtype.kind == "f":
         missing = ~np.isfinite(labels)
     elif labels.dtype.kind in "OUT":
-        missing = np.array([label is None or label == "" for label in labels])
+        # NaN, by which tables say that there is nothing, is the one thing that is not itself.
+        missing = np.array([label is None or label == "" or label != label for label in labels])
     else:
         return labels
     if missing.any():
         raise DatasetError(
             f"{int(missing.sum())} of {len(labels)} images have no label: leave them out, or label them."
         )
+    if labels.dtype.kind == "f":
+        if (labels != np.round(labels)).any():
+            raise DatasetError(
+                f"The labels are numbers with fractions, such as {labels[labels != np.round(labels)][0]:g}: "
+                "a head tells classes apart; give strings or integers."
+            )
+        return labels.astype(np.int64)
     return np.array([str(label) for label in labels]) if labels.dtype.kind in "OT" else labels

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.heads.folds import Folds, Indices
-from featx.heads.head import Head, split_params
+from featx.heads.head import Head, fit_steps, split_params
 from featx.heads.paths import FoldRows
-from featx.heads.warning_log import SolverLog
+from featx.heads.warning_log import FoldLog, SolverLog
 
 __all__ = ["PointResult", "fit_grid"]
 
@@ -74,10 +74,11 @@ def fit_grid(
     # A path is one task: where it begins would change its last digits, and ``jobs`` must not.
     n_parts = 1 if head.path is not None else min(len(params), -(-jobs // len(folds)))
     parts = [params[i::n_parts] for i in range(n_parts)]
-    tasks = [(fold, part) for fold in folds for part in parts]
+    tasks = [(number, fold, part) for number, fold in enumerate(folds) for part in parts]
     # Threads, not processes: libsvm and BLAS release the GIL, X is shared, nothing starts up.
     done: list[list[_Scored]] = joblib.Parallel(n_jobs=jobs, backend="threading")(
-        joblib.delayed(_fit_fold)(head, settings, part, X, codes, fold, keep, log) for fold, part in tasks
+        joblib.delayed(_fit_fold)(head, settings, part, X, codes, fold, keep, log.of_fold(number))
+        for number, fold, part in tasks
     )
     results = []
     for j in range(len(params)):
@@ -110,7 +111,7 @@ def _fit_fold(
     codes: NDArray[np.intp],
     fold: tuple[Indices, Indices],
     keep: bool,
-    log: SolverLog,
+    log: FoldLog,
 ) -> list[_Scored]:
     train, valid = fold
     truth = codes[valid]
@@ -118,12 +119,12 @@ def _fit_fold(
     for steps, indices in _by_steps(params).items():
         pipeline = head.build(**settings, **dict(steps))
         rows = FoldRows(
-            np.ascontiguousarray(pipeline[:-1].fit_transform(X[train]), dtype=np.float32),
+            fit_steps(pipeline, X[train]),
             codes[train],
             np.ascontiguousarray(pipeline[:-1].transform(X[valid]), dtype=np.float32),
         )
         points = [split_params(params[index])[1] for index in indices]
-        answers = head.solver_for(points)(pipeline[-1], points, rows, log)
+        answers = head.solver_for(points)(pipeline[-1], points, rows, log.after(dict(steps)))
         for index, values in zip(indices, answers, strict=True):
             said = values.argmax(axis=1)
             scored[index] = _Scored(

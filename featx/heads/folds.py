@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from featx.errors import DatasetError
 
-__all__ = ["Folds", "is_partition", "make_folds", "smallest_class"]
+__all__ = ["Folds", "make_folds", "smallest_class"]
 
 Indices = NDArray[np.intp]
 Folds = list[tuple[Indices, Indices]]
@@ -72,14 +72,6 @@ def smallest_class(y: NDArray[Any], groups: NDArray[Any] | None = None) -> int:
     if groups is None:
         return int(np.unique(y, return_counts=True)[1].min())
     return min(len(np.unique(groups[y == label])) for label in np.unique(y))
-
-
-def is_partition(folds: Folds, n: int) -> bool:
-    """Whether every one of ``n`` rows is validated exactly once."""
-    counts = np.zeros(n, dtype=np.intp)
-    for _, valid in folds:
-        counts[valid] += 1
-    return bool((counts == 1).all())
 
 
 def _make(labels: NDArray[Any], k: int, group: NDArray[Any] | None, seed: int) -> Folds:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
+from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
@@ -20,6 +21,10 @@ __all__ = ["LARGE", "STEP_PARAMETERS", "Head", "MakeClassifier", "Path"]
 LARGE = 10_000
 """Above so many images to learn from, a head's ``large`` form takes its place: a kernel matrix in float64
 is 0.8 GB there, and one is held for each thread."""
+
+MANY_CLASSES = 100
+"""Above so many classes likewise: machines for every pair of 500 classes took 70 s where those of each class
+against the rest take 0.7 s, and their decision values a hundred times the memory."""
 
 STEP_PARAMETERS = ("l2", "pca")
 """Grid parameters that are not the classifier's, see :meth:`Head.build`."""
@@ -71,7 +76,7 @@ class Head:
     feature_map : callable, optional
         From a seed to a transformer that stands before the classifier.
     large : Head, optional
-        Takes the place of this one above :data:`LARGE` images.
+        Takes the place of this one above :data:`LARGE` images or :data:`MANY_CLASSES` classes.
     note : str
         What the reader of a row must know of it.
     """
@@ -167,13 +172,19 @@ class Head:
         large = self.large.searching(l2, pca) if self.large is not None else None
         return replace(self, grid={**self.grid, **steps}, large=large)
 
-    def of_rows(self, n: int) -> Head:
-        """Return the form of this head for so many images to learn from."""
-        return self.large if self.large is not None and n > LARGE else self
+    def of_rows(self, n: int, classes: int) -> Head:
+        """Return the form of this head for so many images to learn from; a large one stays as it is."""
+        many = n > LARGE or classes > MANY_CLASSES
+        return self.large if self.large is not None and many else self
 
-    def notes(self, n: int) -> tuple[str, ...]:
+    def notes(self, n: int, classes: int) -> tuple[str, ...]:
         """Say why so many images have this form of the head, where it is not the usual one."""
-        return (f"{n:,} images are more than {LARGE:,}: {self.note}",) if self.note else ()
+        if not self.note:
+            return ()
+        too_many = f"{n:,} images are more than {LARGE:,}"
+        if n <= LARGE:
+            too_many = f"{classes:,} classes are more than {MANY_CLASSES}"
+        return (f"{too_many}: {self.note}",)
 
     def solver_for(self, points: Sequence[Params]) -> PathSolver:
         """Return the short cut, if all that varies is what it knows; else fit after fit."""
@@ -202,10 +213,36 @@ class Head:
         pipeline = self.build(**settings, **steps)
         classifier = pipeline[-1].set_params(**of_classifier)
         if self.finish is None or not (self.path and set(of_classifier) <= self.path.parameters):
-            return pipeline.fit(X, y)
-        rows = np.ascontiguousarray(pipeline[:-1].fit_transform(X), dtype=np.float32)
-        self.finish(classifier, rows, y)
+            classifier.fit(fit_steps(pipeline, X), y)
+            return pipeline
+        self.finish(classifier, fit_steps(pipeline, X), y)
         return pipeline
+
+
+def fit_steps(pipeline: Pipeline, X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fit all steps of a pipeline but the last, and return what they make of the rows.
+
+    A Nyström map takes its width from the variance of the rows that reach it, as ``gamma="scale"`` of
+    :class:`sklearn.svm.SVC` does, and no more components than there are rows.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Its steps are fitted in place.
+    X : ndarray of float32, (n, d)
+
+    Returns
+    -------
+    ndarray of float32, C-contiguous
+    """
+    rows = X
+    for _, step in pipeline.steps[:-1]:
+        if isinstance(step, Nystroem):
+            variance = float(rows.var(dtype=np.float64))
+            width = 1.0 / (rows.shape[1] * variance) if variance else 1.0
+            step.set_params(gamma=width, n_components=min(step.n_components, len(rows)))
+        rows = step.fit_transform(rows)
+    return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def split_params(params: Params) -> tuple[dict[str, Any], dict[str, Any]]:

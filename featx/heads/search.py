@@ -22,7 +22,7 @@ from featx.heads.fitting import PointResult, fit_grid
 from featx.heads.folds import Folds, Indices, make_folds
 from featx.heads.head import STEP_PARAMETERS, Head
 from featx.heads.ranking import Ranking
-from featx.heads.size import count_parameters
+from featx.heads.size import count_parameters, threads_for
 from featx.heads.warning_log import SolverLog
 from featx.heads.widening import widen
 
@@ -174,14 +174,14 @@ def tune(
     rows, labels = check_rows(X, y)
     classes, codes = np.unique(labels, return_inverse=True)
     folds = make_folds(labels, cv, groups=groups, seed=seed)
-    head = head.of_rows(len(rows))
+    head = head.of_rows(len(rows), len(classes))
     settings = {"seed": seed, "balanced": balanced}
     n_train = min(len(train) for train, _ in folds)
     points = _expand(head, grid, n_train, rows.shape[1], settings)
     by = scoring or ("balanced_accuracy" if balanced else "accuracy")
     if by not in get_args(Scoring):
         raise UnknownNameError("scoring", by, get_args(Scoring))
-    n_jobs = joblib.effective_n_jobs(jobs) if jobs is not None else 1
+    n_jobs = threads_for(joblib.effective_n_jobs(jobs) if jobs is not None else 1, rows.nbytes)
     log = SolverLog()
 
     def fit_points(points: Sequence[Mapping[str, Any]], keep: bool) -> list[PointResult]:
@@ -221,7 +221,7 @@ def tune(
         seconds_={"search": searched - started, "refit": refitted - searched},
         n_parameters_=count_parameters(estimator),
         warnings_=(
-            *head.notes(len(rows)),
+            *head.notes(len(rows), len(classes)),
             *_convergence(log, len(folds)),
             *widened,
             *_edge(ranking),
@@ -239,7 +239,8 @@ def _expand(
     known = (*head.build(**settings)[-1].get_params(), *STEP_PARAMETERS)
     for name in grid or ():
         if name not in known:
-            raise UnknownNameError(f"parameter of head {head.name!r}", name, known)
+            form = f", in its form for many images or classes ({head.note})," if head.note else ""
+            raise UnknownNameError(f"parameter of head {head.name!r}{form}", name, known)
     searched = dict(head.grid if grid is None else grid)
     if grid is not None and set(grid) <= set(STEP_PARAMETERS):
         searched = {**head.grid, **grid}

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 
-__all__ = ["count_parameters"]
+__all__ = ["count_parameters", "threads_for"]
+
+_COPIES = 6
+"""The most that a fold holds, in sizes of the rows: measured, 4 for logistic regression."""
+
+_USABLE = 0.8
+"""Of the memory that is free."""
+
+
+def threads_for(wanted: int, nbytes: int) -> int:
+    """Take fewer threads where as many folds at once would not fit into the memory that is free.
+
+    Parameters
+    ----------
+    wanted : int
+        Threads that were asked for.
+    nbytes : int
+        Size of the rows, float32.
+    """
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        # Not every system tells; nothing is known then.
+        return wanted
+    return max(1, min(wanted, int(free * _USABLE / (_COPIES * nbytes))))
 
 
 def count_parameters(estimator: Any) -> int:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TextIO
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 from scipy.linalg import LinAlgWarning
 from sklearn.exceptions import ConvergenceWarning
 
-__all__ = ["SolverLog"]
+from featx.heads.describing import describe
+
+__all__ = ["FoldLog", "SolverLog"]
 
 _COLLECTED: tuple[type[Warning], ...] = (ConvergenceWarning, LinAlgWarning)
 
@@ -34,7 +37,7 @@ class SolverLog:
     """
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self._seen: set[tuple[str, int]] = set()
         self._here = threading.local()
         self._lock = threading.Lock()
         self._default = "refit"
@@ -57,18 +60,44 @@ class SolverLog:
             ) -> None:
                 if issubclass(category, _COLLECTED):
                     with self._lock:
-                        self.counts[getattr(self._here, "name", self._default)] += 1
+                        self._seen.add(getattr(self._here, "place", (self._default, 0)))
                 else:
                     passed_on(message, category, filename, lineno, file, line)
 
             warnings.showwarning = show
             yield
 
+    @property
+    def counts(self) -> Counter[str]:
+        """In how many folds each fit was warned of."""
+        return Counter(name for name, _ in self._seen)
+
     @contextmanager
-    def fit(self, name: str) -> Iterator[None]:
+    def fit(self, name: str, fold: int = 0) -> Iterator[None]:
         """Say what the calling thread fits until the block ends."""
-        self._here.name = name
+        self._here.place = (name, fold)
         try:
             yield
         finally:
-            del self._here.name
+            del self._here.place
+
+    def of_fold(self, number: int) -> FoldLog:
+        """Return the log of the fits of one fold."""
+        return FoldLog(self, number, {})
+
+
+@dataclass(frozen=True, slots=True)
+class FoldLog:
+    """A :class:`SolverLog` that knows the fold, and the steps before the classifier."""
+
+    log: SolverLog
+    fold: int
+    steps: Mapping[str, Any]
+
+    def after(self, steps: Mapping[str, Any]) -> FoldLog:
+        """Return the log of fits after other steps."""
+        return FoldLog(self.log, self.fold, steps)
+
+    def fit(self, point: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Say which grid point the calling thread fits until the block ends."""
+        return self.log.fit(describe({**point, **self.steps}), self.fold)

@@ -62,6 +62,8 @@ def widen(
 
 def _beyond(edge: Mapping[str, Any], neighbour: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     """Return the next value of a logarithmic grid; None where there is none."""
+    if not all(isinstance(point[name], float | int) for point in (edge, neighbour)):
+        return None
     # Twelve digits: a decade beyond 1e-7 is 1e-8, not 9.999999999999999e-09.
     value: float = float(f"{edge[name] * edge[name] / neighbour[name]:.12g}")
     if isinstance(edge[name], int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from featx.evaluation.intervals import wilson
 from featx.report.audit import is_shifted
 from featx.report.wording import chooser, cross_validated, interval, is_number, many, number
 
@@ -23,7 +24,8 @@ def gap_sentence(results: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        Empty unless the score by which the model was chosen lies above the whole test interval.
+        Empty unless the score by which the model was chosen lies above the whole test interval, by more
+        than the two scores may differ by chance.
     """
     row = results["rows"][results["best"]]
     # Weighed classes are chosen by balanced accuracy.
@@ -31,11 +33,25 @@ def gap_sentence(results: Mapping[str, Any]) -> str:
     mean, value, high = (row.get("cv") or {}).get("mean"), accuracy.get("value"), accuracy.get("high")
     if not is_number(mean) or not is_number(value) or not is_number(high) or mean <= high:
         return ""
+    if not _is_more_than_chance(results["dataset"].get("splits") or {}, mean, value, high):
+        return ""
     return (
         f"Its score by {chooser(results)}, {cross_validated(row)}, lies {number(mean - value)} above the "
         f"test score, {interval(accuracy)}, and above the whole interval: trust the test score; "
         f"{_opinion(results['dataset'].get('audit') or {}, high)}."
     )
+
+
+def _is_more_than_chance(splits: Mapping[str, Any], mean: float, value: float, high: float) -> bool:
+    """Whether the 95 % interval of the difference leaves out zero.
+
+    Source
+    ------
+    Newcombe 1998, Interval estimation for the difference between independent proportions, method 10.
+    """
+    n = sum(int(splits.get(part) or 0) for part in ("train", "tuning"))
+    low = wilson(round(min(max(mean, 0.0), 1.0) * n), n).low if n else mean
+    return bool(mean - value > ((mean - low) ** 2 + (high - value) ** 2) ** 0.5)
 
 
 def _opinion(audit: Mapping[str, Any], high: float) -> str:

@@ -15,6 +15,8 @@ from sklearn.svm import SVC
 from featx.errors import DatasetError, UnknownNameError
 from featx.heads import DEFAULT_HEADS, Head, find_head, list_heads, tune
 from featx.heads import search as search_module
+from featx.heads.paths import descent
+from featx.heads.size import threads_for
 
 SMALL = {
     "mlp": {"alpha": [1.0], "hidden_layer_sizes": [(4,)], "max_iter": [1000], "learning_rate_init": [0.1]}
@@ -423,3 +425,63 @@ def test_weighed_classes_are_chosen_by_balanced_accuracy():
     assert plain.cv_scores_[plain.best_index_].mean() >= tuned.accuracy_.mean()
     with pytest.raises(UnknownNameError, match="scoring 'f1'"):
         tune("logreg", X, y, cv=4, scoring="f1")
+
+
+def test_a_grid_of_widths_alone_is_searched():
+    X, y = blobs()
+    tuned = tune("rbf-svm", X, y, cv=3, grid={"gamma": ["scale", "auto", 0.1]})
+    plain = find_head("rbf-svm").build()
+    for index, gamma in enumerate(["scale", "auto", 0.1]):
+        plain[-1].set_params(gamma=gamma)
+        scores = [plain.fit(X[train], y[train]).score(X[valid], y[valid]) for train, valid in tuned.folds_]
+        np.testing.assert_allclose(tuned.cv_scores_[index], scores)
+
+
+def test_a_fit_is_counted_once_a_fold_whatever_comes_before_it(monkeypatch):
+    X, y = blobs(gap=0.3)
+    head = Head("short", "Stops early", lambda seed, weight: LogisticRegression(max_iter=2), {"C": (1.0,)})
+    grid = {"C": [1.0], "l2": [False, True]}
+    monkeypatch.setattr(search_module, "_KEPT_BYTES", 0)
+    assert tune(head, X, y, cv=3, grid=grid).warnings_[:2] == (
+        "no convergence at C=1, l2=False in 3 of 3 folds",
+        "no convergence at C=1, l2=True in 3 of 3 folds",
+    )
+
+
+def test_a_descent_that_runs_out_of_steps_is_reported(monkeypatch):
+    monkeypatch.setattr(descent, "_STEPS", 3)
+    X, y = blobs(gap=0.3)
+    texts = tune("logreg", X, y, cv=3, grid={"C": [100.0]}).warnings_
+    assert texts[0] == "no convergence at C=100 in 3 of 3 folds"
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, ""])
+def test_a_label_that_is_no_value_is_missing(missing):
+    X, y = blobs(n=40, k=2)
+    labels = y.astype(object)
+    labels[::4] = missing
+    with pytest.raises(DatasetError, match="10 of 40 images have no label"):
+        tune("logreg", X, labels)
+
+
+def test_labels_are_classes_and_no_quantities():
+    X, y = blobs(n=40, k=2)
+    codes = (y == "ant").astype(float)
+    assert tune("ridge", X, codes, cv=3).classes_.tolist() == [0, 1]
+    assert tune("ridge", X, y.astype("S"), cv=3).classes_.tolist() == ["ant", "bee"]
+    with pytest.raises(DatasetError, match=r"numbers with fractions, such as 0\.5: a head tells classes"):
+        tune("ridge", X, codes / 2)
+
+
+def test_threads_are_fewer_where_their_rows_would_not_fit(monkeypatch):
+    pages = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("featx.heads.size.os.sysconf", pages.__getitem__)
+    assert threads_for(8, 100_000) == 5
+    assert threads_for(8, 10**9) == 1
+    assert threads_for(2, 1_000) == 2
+
+
+def test_penalties_that_leave_nothing_but_the_direction_are_solved_too():
+    X, y = blobs(n=90, k=3, gap=1.0)
+    tuned = tune("logreg", X, y, cv=3, grid={"C": [1e-8, 1e-6]})
+    assert (tuned.cv_scores_.mean(axis=1) > 0.8).all()

@@ -25,6 +25,8 @@ _STALLED = 1e-2
 """A line search that finds nothing lower has met the precision of float32; above this slope, it has not."""
 
 _STEPS = 1000
+_OUT_OF_STEPS = 1
+"""SciPy's status of L-BFGS for that."""
 
 _SAMPLE = 20_000
 """So many rows tell the curvature; it steers the descent and does not change where it ends."""
@@ -146,7 +148,9 @@ class LinearPath:
             return here, slope * scale
 
         # Once the classes come apart, there is little loss left, and it must be left in proportion.
-        tolerance = _TOLERANCE * min(1.0, max(value, 1e-8) ** 0.5)
+        share = min(1.0, max(value, 1e-8) ** 0.5)
+        # Under a strong penalty even the start is that flat, and most of the little way is still to go.
+        tolerance = min(_TOLERANCE * share, 1e-2 * scale)
         found = minimize(
             scaled,
             begun,
@@ -155,7 +159,7 @@ class LinearPath:
             options={"maxiter": _STEPS, "maxfun": 2 * _STEPS, "gtol": tolerance * scale, "ftol": 0.0},
         )
         left = float(np.abs(found.jac).max()) / scale
-        if not found.success and left > _STALLED:
+        if found.status == _OUT_OF_STEPS or (not found.success and left > _STALLED * share):
             warnings.warn(
                 f"A linear path stopped at a slope of {left:.1g}.", ConvergenceWarning, stacklevel=2
             )

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
-from featx.heads.warning_log import SolverLog
+from featx.heads.warning_log import FoldLog
 
 __all__ = ["FoldRows", "PathSolver", "class_weights"]
 
-PathSolver = Callable[
-    [Any, Sequence[Mapping[str, Any]], "FoldRows", SolverLog], Iterator[NDArray[np.float64]]
-]
+PathSolver = Callable[[Any, Sequence[Mapping[str, Any]], "FoldRows", FoldLog], Iterator[NDArray[np.float64]]]
 """From an unfitted classifier, values of its parameters, a fold and the log of warnings to a response of
 shape (n_valid, classes) for each, in their order: probabilities, or decision values where the classifier
 has no probabilities of its own."""

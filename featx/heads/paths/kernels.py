@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from featx.heads.calibration import response
-from featx.heads.describing import describe
 from featx.heads.paths.fold import FoldRows, class_weights
-from featx.heads.warning_log import SolverLog
+from featx.heads.warning_log import FoldLog
 
 __all__ = ["solve_kernel_path"]
 
 
 def solve_kernel_path(
-    classifier: Any, params: Sequence[Mapping[str, Any]], fold: FoldRows, log: SolverLog
+    classifier: Any, params: Sequence[Mapping[str, Any]], fold: FoldRows, log: FoldLog
 ) -> Iterator[NDArray[np.float64]]:
     """Answer as :class:`sklearn.svm.SVC` with a linear or RBF kernel; a :data:`PathSolver`.
 
@@ -37,19 +36,20 @@ def solve_kernel_path(
     by_width: dict[float | None, list[int]] = {}
     for index, point in enumerate(params):
         by_width.setdefault(_width(classifier, point, fold), []).append(index)
+    bounds = [float(point.get("C", classifier.C)) for point in params]
     lightest = float(class_weights(classifier, fold.codes).min())
     for width, indices in by_width.items():
         kernel, kernel_valid = _kernels(fold, width)
         final: NDArray[np.float64] | None = None
-        for index in sorted(indices, key=lambda index: params[index]["C"]):
+        for index in sorted(indices, key=bounds.__getitem__):
             if final is None:
                 machine = clone(classifier).set_params(**{**params[index], "kernel": "precomputed"})
                 # The matrix is ours: looking for NaN in it takes as long as an easy fit.
-                with sklearn.config_context(assume_finite=True), log.fit(describe(params[index])):
+                with sklearn.config_context(assume_finite=True), log.fit(params[index]):
                     machine.fit(kernel, fold.codes)
                     answers[index] = response(machine, kernel_valid)
                 largest = float(np.abs(machine.dual_coef_).max())
-                if machine.fit_status_ == 0 and largest < params[index]["C"] * lightest * (1 - 1e-9):
+                if machine.fit_status_ == 0 and largest < bounds[index] * lightest * (1 - 1e-9):
                     final = answers[index]
             else:
                 answers[index] = final

@@ -9,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from featx.heads.describing import describe
 from featx.heads.paths.descent import LinearPath, Plane
 from featx.heads.paths.fold import FoldRows, class_weights
 from featx.heads.paths.losses import BinaryLogistic, Loss, Multinomial, SquaredHinge
-from featx.heads.warning_log import SolverLog
+from featx.heads.warning_log import FoldLog
 
 __all__ = ["fit_hinge", "fit_logistic", "solve_hinge_path", "solve_logistic_path"]
 
 
 def solve_logistic_path(
-    classifier: Any, params: Sequence[Mapping[str, Any]], fold: FoldRows, log: SolverLog
+    classifier: Any, params: Sequence[Mapping[str, Any]], fold: FoldRows, log: FoldLog
 ) -> Iterator[NDArray[np.float64]]:
     """Answer as :class:`sklearn.linear_model.LogisticRegression` with L2; a :data:`PathSolver`."""
     path = LinearPath(fold.X, _logistic_loss(classifier, fold.codes))
@@ -32,7 +31,7 @@ def solve_logistic_path(
 
 
 def solve_hinge_path(
-    classifier: Any, params: Sequence[Mapping[str, Any]], fold: FoldRows, log: SolverLog
+    classifier: Any, params: Sequence[Mapping[str, Any]], fold: FoldRows, log: FoldLog
 ) -> Iterator[NDArray[np.float64]]:
     """Answer as :class:`sklearn.svm.LinearSVC` with the squared hinge; a :data:`PathSolver`."""
     path = LinearPath(fold.X, _hinge_loss(classifier, fold.codes), penalise_intercept=True)
@@ -75,11 +74,11 @@ def fit_hinge(classifier: Any, X: NDArray[np.float32], y: NDArray[Any]) -> Any:
     return classifier
 
 
-def _along(path: LinearPath, params: Sequence[Mapping[str, Any]], n: int, log: SolverLog) -> Iterator[Plane]:
+def _along(path: LinearPath, params: Sequence[Mapping[str, Any]], n: int, log: FoldLog) -> Iterator[Plane]:
     """Minima for every C, in the order of ``params``, found from the smallest C on."""
     planes: dict[int, Plane] = {}
     for index in sorted(range(len(params)), key=lambda index: params[index]["C"]):
-        with log.fit(describe(params[index])):
+        with log.fit(params[index]):
             planes[index] = path.minimise(_penalty(params[index]["C"], n))
     for index in range(len(params)):
         yield planes[index]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from featx.heads.paths.fold import FoldRows
-from featx.heads.warning_log import SolverLog
+from featx.heads.warning_log import FoldLog
 
 __all__ = ["solve_neighbours_path"]
 
@@ -19,7 +19,7 @@ def solve_neighbours_path(
     classifier: Any,
     params: Sequence[Mapping[str, Any]],
     fold: FoldRows,
-    log: SolverLog,  # noqa: ARG001
+    log: FoldLog,  # noqa: ARG001
 ) -> Iterator[NDArray[np.float64]]:
     """Answer as :class:`sklearn.neighbors.KNeighborsClassifier` with uniform weights; a :data:`PathSolver`.
 

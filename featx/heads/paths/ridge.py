@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from featx.heads.paths.fold import FoldRows, class_weights
-from featx.heads.paths.gram import column_gram, row_gram
-from featx.heads.warning_log import SolverLog
+from featx.heads.paths.gram import column_gram, products, row_gram
+from featx.heads.warning_log import FoldLog
 
 __all__ = ["solve_ridge_path"]
 
@@ -20,7 +20,7 @@ def solve_ridge_path(
     classifier: Any,
     params: Sequence[Mapping[str, Any]],
     fold: FoldRows,
-    log: SolverLog,  # noqa: ARG001
+    log: FoldLog,  # noqa: ARG001
 ) -> Iterator[NDArray[np.float64]]:
     """Answer as :class:`sklearn.linear_model.RidgeClassifier` for every ``alpha``; a :data:`PathSolver`.
 
@@ -36,18 +36,19 @@ def solve_ridge_path(
     signs = np.where(fold.codes[:, None] == np.arange(k), 1.0, -1.0)
     weights = class_weights(classifier, fold.codes)[fold.codes]
     total = weights.sum()
-    centre = (weights @ fold.X) / total
+    centre = (products(weights[:, None], fold.X)[0] / total).astype(np.float32)
     level = (weights @ signs) / total
     root = np.sqrt(weights)[:, None]
-    A = (root * (fold.X - centre)).astype(np.float32)
+    A = fold.X - centre
+    A *= root.astype(np.float32)
     B = root * (signs - level)
     wide = A.shape[1] > A.shape[0]
     values, vectors = eigh(row_gram(A) if wide else column_gram(A), check_finite=False, driver="evd")
     values = np.maximum(values, 0.0)
     # Of wide rows the weights are Aᵀ times the dual ones, so that the validation rows need A as well.
-    shifted = (fold.X_valid - centre).astype(np.float32)
+    shifted = fold.X_valid - centre
     project = (shifted @ A.T) @ vectors if wide else shifted @ vectors
-    target = vectors.T @ (B if wide else A.T @ B)
+    target = vectors.T @ (B if wide else products(A, B))
     for point in params:
         alpha = point["alpha"]
         response = project @ (target / (values + alpha)[:, None]) + level
