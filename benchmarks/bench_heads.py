@@ -3,7 +3,9 @@
 Both get the same rows, labels, folds and grid. Every run is a process of its own, of which the call alone is
 timed, without imports; the contestants take turns, and medians are compared. The reference is the head's own
 pipeline (standardisation, then the classifier) in ``GridSearchCV``, once as it comes (``n_jobs=None``; BLAS
-takes all processors) and once with ``n_jobs=-1``, which starts its workers in the call. Both refit the winner
+takes all processors), once the same with one BLAS thread (on a machine whose processors are also others', two
+threads that wait for each other can take ten times as long as one), and once with ``n_jobs=-1``, which starts
+its workers in the call. All refit the winner
 on all rows; ``tune`` also gives the machines probabilities, which the reference has not.
 
 The rows imitate the embeddings of images: ReLU features with a spectrum that falls as a power law, classes
@@ -47,7 +49,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ridge": {"head": "ridge", "n": 4000, "d": 512, "classes": 10, "repeats": 5},
     "k-nearest neighbours": {"head": "knn", "n": 4000, "d": 512, "classes": 10, "repeats": 5},
 }
-CONTESTANTS = ("featx", "default", "n_jobs=-1")
+CONTESTANTS = ("featx", "default", "one BLAS thread", "n_jobs=-1")
 FOLDS = 5
 WRONG_LABELS = 0.05
 
@@ -79,7 +81,7 @@ def run_child(name: str, contestant: str) -> None:
         scores = tuned.cv_scores_.mean(axis=1)
     else:
         grid = {f"classifier__{key}": list(values) for key, values in head.grid.items()}
-        jobs = None if contestant == "default" else -1
+        jobs = -1 if contestant == "n_jobs=-1" else None
         searched = GridSearchCV(head.build(0), grid, cv=folds, n_jobs=jobs).fit(X, y)
         seconds = time.perf_counter() - started
         best, scores = int(searched.best_index_), searched.cv_results_["mean_test_score"]
@@ -89,6 +91,8 @@ def run_child(name: str, contestant: str) -> None:
 
 def ask_child(name: str, contestant: str) -> dict[str, Any]:
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    if contestant == "one BLAS thread":
+        environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", __file__, "--child", name, contestant]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode:
@@ -116,6 +120,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         "seconds": {key: [round(value, 3) for value in values] for key, values in seconds.items()},
         "median_seconds": {key: round(value, 3) for key, value in medians.items()},
         "times_default": round(medians["default"] / medians["featx"], 2),
+        "times_one_thread": round(medians["one BLAS thread"] / medians["featx"], 2),
         "times_all_jobs": round(medians["n_jobs=-1"] / medians["featx"], 2),
         "choice": ours["params"],
         "choice_of_reference": theirs["params"],
@@ -142,7 +147,8 @@ def main() -> None:
         took = found["median_seconds"]
         print(
             f"{name} (N={case['n']}, d={case['d']}): {took['featx']} s; default {took['default']} s, "
-            f"{found['times_default']} times; n_jobs=-1 {took['n_jobs=-1']} s, "
+            f"{found['times_default']} times; one BLAS thread {took['one BLAS thread']} s, "
+            f"{found['times_one_thread']} times; n_jobs=-1 {took['n_jobs=-1']} s, "
             f"{found['times_all_jobs']} times; "
             f"choice {found['choice']} and {found['choice_of_reference']}, "
             f"lost {found['reference_score_lost']}, score {found['mean_score']}",
