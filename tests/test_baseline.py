@@ -128,9 +128,13 @@ class TestRow:
 
     def test_the_network_is_the_best_one_that_learned_something(self, own):
         featx.extract(own / "photos", own / "pixels.h5", backbone="pixels", image_size=8)
-        results = featx.fit([own / "pixels.h5", own / "x.h5"], finetune=TUNING, **HEADS)
+        results = featx.fit([own / "x.h5", own / "pixels.h5"], finetune=TUNING, **HEADS)
         assert [row.kind for row in results.rows][-1] == "finetune"
         assert results.rows[-1].backbone == "featx-tiny"
+        best = max(range(4), key=lambda index: (results.rows[index].cv["mean"], -index))
+        assert best > 0
+        assert results.best == best
+        assert {one.a for one in results.comparisons} == {best}
 
     def test_layer_and_preprocessing_are_those_of_the_store(self, own):
         featx.extract(
@@ -248,7 +252,15 @@ class TestInterrupted:
         with pytest.raises(FeatxError, match=r"another training \(epochs: 2 then, 3 now"):
             fit(stopped, output=stopped / "run", finetune={**TUNING, "epochs": 3})
 
+    def test_other_labels_are_told(self, stopped):
+        names = [path.relative_to(stopped / "photos").as_posix() for path in stopped.glob("photos/*/*/*.png")]
+        swapped = {name: "bees" if "ants" in name else "ants" for name in names}
+        with pytest.raises(FeatxError, match=r"another training \(images: "):
+            fit(stopped, output=stopped / "run", labels=swapped)
+
     def test_finetune_keeps_off(self, stopped):
+        # As if the next call had been killed before it had a model.
+        (stopped / "run" / "model.featx").unlink()
         with pytest.raises(FeatxError, match="model of `featx fit`"):
             featx.finetune(stopped / "photos", backbone="featx-tiny", output=stopped / "run")
 
