@@ -128,7 +128,7 @@ def add_baseline(
     checkpoints = folder / UNFINISHED_FOLDER if folder is not None else None
     resumed = checkpoints is not None and (checkpoints / CHECKPOINT_FILE).exists()
     try:
-        trained, decoding = _train(
+        trained, loading = _train(
             images, options, data, task, plan, row.weights, results, seed, folder, checkpoints, on_progress
         )
     except TrainingError:
@@ -142,8 +142,8 @@ def add_baseline(
         warnings = ("the training was interrupted: its time is that since it went on", *warnings)
     added = dataclasses.replace(
         tuned.row,
-        # Extraction decodes too, and its time counts for the heads.
-        seconds={"decode": decoding, **tuned.row.seconds},
+        # Extraction loads network and images too, and its time counts for the heads.
+        seconds={"load": loading, **tuned.row.seconds},
         label=row.label,
         warnings=warnings,
     )
@@ -184,10 +184,11 @@ def _train(
     checkpoints: Path | None,
     on_progress: ProgressCallback | None,
 ) -> tuple[Trained, float]:
-    """Load network and images, and train; with the seconds that decoding took."""
+    """Load network and images, and train; with the seconds that loading took."""
     # Late, because it loads torch.
     from featx.training.pixels import load_images
 
+    started = time.perf_counter()
     store = data.stores[task.store]
     space = store.space
     network = load_for_training(
@@ -204,7 +205,6 @@ def _train(
             f"with (SHA-256 {network.weights.digest[:12]}… now, {str(space.weights['digest'])[:12]}… then); "
             "put those back, or extract again."
         )
-    started = time.perf_counter()
     loaded = load_images(
         images.source,
         images.records,
@@ -214,7 +214,7 @@ def _train(
         scratch=place_above(folder),
         on_progress=on_progress,
     )
-    decoding = time.perf_counter() - started
+    loading = time.perf_counter() - started
     if loaded.skipped:
         first = loaded.skipped[0]
         raise SourceError(
@@ -237,7 +237,7 @@ def _train(
         checkpoints=checkpoints,
         on_progress=on_progress,
     )
-    return trained, decoding
+    return trained, loading
 
 
 def _single(task: Task) -> LayerSpec | None:

@@ -98,8 +98,8 @@ class TestRow:
         np.testing.assert_array_equal(
             results.predictions[2].probabilities, alone.predictions[0].probabilities
         )
-        assert {"extract", "fit", "predict", "decode"} == set(mine.seconds)
-        assert mine.seconds["decode"] > 0
+        assert {"extract", "fit", "predict", "load"} == set(mine.seconds)
+        assert mine.seconds["load"] > 0
 
     def test_labels_are_those_of_the_heads(self, own, shared):
         names = [path.relative_to(own / "photos").as_posix() for path in own.glob("photos/*/*/*.png")]
