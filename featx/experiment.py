@@ -2,7 +2,8 @@
 
 :func:`fit` needs neither the images nor torch: everything it looks at lies in the stores. Writing
 ``model.featx`` alone loads skops (and with it torch, where torch is installed); by then the caller has
-the results and ``results.json`` is on the disk. Curves come after everything else.
+the results and ``results.json`` is on the disk. Curves come after everything else but the fine-tuned
+baseline, which alone needs images and torch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from featx.baseline import add_baseline, choose_options
 from featx.curves import CurveOptions, draw_curves
 from featx.dataset import LabelledSet, open_dataset
 from featx.environment import environment
@@ -21,12 +24,15 @@ from featx.files import disk_errors
 from featx.fitted import FittedRow, Task, best_of, fit_rows, list_tasks
 from featx.heads.catalog import DEFAULT_HEADS, find_head
 from featx.heads.head import Head
+from featx.images.sources import SourceLike
+from featx.originals import find_originals
 from featx.procedure import score_procedure
 from featx.protocol import Plan, describe_dataset, make_plan
 from featx.records import ProgressCallback
 from featx.repeats import describe_repeats, repeat
 from featx.report import write_report
 from featx.results import (
+    BASELINE_FILES,
     CURVES_FILE,
     MODEL_FILE,
     REPORT_FILES,
@@ -57,6 +63,8 @@ def fit(
     shots: str | int | Sequence[int] | None = None,
     draws: int = 10,
     learning_curve: bool = True,
+    finetune: bool | Mapping[str, Any] = False,
+    source: SourceLike | None = None,
     balanced: bool = False,
     l2: bool | Sequence[bool] = False,
     pca: float | Sequence[float | None] | None = None,
@@ -102,6 +110,15 @@ def fit(
         Of each point of a curve.
     learning_curve : bool, default=True
         Fit the winner on growing parts of its labels, and say what twice as many would bring.
+    finetune : bool or mapping, default=False
+        Fine-tune the network of the best head that is no reference as well, on the same images, split
+        and folds, when all else is done. A mapping holds options of :func:`featx.finetune`, as
+        ``{"epochs": 5, "unfreeze": "last:10", "augment": "light"}``. Its row takes part in the table and
+        in the comparisons; ``best`` stays the best head. Not with ``nested`` or ``repeats``. An
+        interrupted training goes on when the same call is made again.
+    source : path or Source, optional
+        Where the images lie that ``finetune`` needs, if they are not where the store says. By their
+        SHA-256 they must be those that were embedded.
     balanced : bool, default=False
         Weigh classes by the inverse of their frequency, and choose by balanced accuracy.
     l2 : bool or sequence of bool, default=False
@@ -116,13 +133,15 @@ def fit(
         Threads; -1 for all processors.
     output : path, optional
         The run folder: ``results.json``, ``predictions.npz``, ``report.md``, ``report.html``,
-        ``model.featx`` and then ``curves.json``. Nothing is written without it.
+        ``model.featx`` and then ``curves.json``; with ``finetune`` also ``finetuned.featx`` and
+        ``network.safetensors``. Nothing is written without it.
     command : str
         Kept in the results.
     on_progress : callable, optional
         Called after each row, and each fit of a curve.
     on_results : callable, optional
-        Called with the results as soon as ``results.json`` is written, before any curve.
+        Called with the results as soon as ``results.json`` is written, before any curve, and again with
+        the row of ``finetune``.
 
     Returns
     -------
@@ -132,6 +151,10 @@ def fit(
     ------
     StoreError, DatasetError, UnknownNameError
         If stores, labels or options do not allow it.
+    SourceError, WeightsError
+        If images or weights that ``finetune`` needs are gone or changed; before any fit.
+    TrainingError
+        If the loss of ``finetune`` becomes NaN or infinite; the run of the heads is whole by then.
     FeatxError
         If the run folder cannot be one.
 
@@ -153,6 +176,7 @@ def fit(
     if jobs == 0:
         raise DatasetError("Got 0 jobs, expected a number of threads, or -1 for all processors.")
     outer = _check_protocol(nested, outer_folds, cv, repeats, draws, seed)
+    tuning = choose_options(finetune, source, balanced=balanced, nested=nested, repeats=repeats)
     wanted = CurveOptions(read_shots(shots), learning_curve, draws, cv, seed, balanced, jobs)
     folder = check_run_folder(output, of=MODEL_FILE) if output is not None else None
     data = open_dataset(stores, labels=labels, label=label, group=group, on_progress=on_progress)
@@ -165,6 +189,9 @@ def fit(
     plan = plans[0]
     # The same form for outer folds and curves, which have fewer images.
     tasks = list_tasks(pairs, [head.of_rows(len(plan.y), len(plan.classes)) for head in chosen])
+    images = None
+    if tuning is not None:
+        images = find_originals(data, (task.store for task in tasks), source, on_progress)
 
     def run(number: int) -> list[FittedRow]:
         return fit_rows(
@@ -217,6 +244,7 @@ def fit(
             "shots": list(wanted.shots),
             "draws": draws,
             "learning_curve": learning_curve,
+            "finetune": dataclasses.asdict(tuning) if tuning is not None else None,
         },
         rows=tuple(rows),
         comparisons=plan.comparisons([one.predictions.probabilities for one in fitted], best, seed),
@@ -234,7 +262,7 @@ def fit(
     if folder is not None:
         # Before the results, so that an earlier run's files never stand beside them.
         with disk_errors(folder):
-            for name in (MODEL_FILE, CURVES_FILE, *REPORT_FILES):
+            for name in (MODEL_FILE, CURVES_FILE, *REPORT_FILES, *BASELINE_FILES):
                 (folder / name).unlink(missing_ok=True)
         results.save(folder)
     try:
@@ -245,14 +273,20 @@ def fit(
         _finish(folder, results, data, tasks[best], plan)
         raise
     _finish(folder, results, data, tasks[best], plan)
-    if not wanted.any:
-        return results
-    # Last, since they take longest: whoever stops here has results, model and report, all whole.
-    curves = draw_curves(results, data, tasks, plan, wanted, on_progress)
-    if folder is not None:
-        save_curves(folder, curves)
-        write_report(folder)
-    return dataclasses.replace(results, curves=curves)
+    if wanted.any:
+        # After the model, since they take longer: whoever stops here has all else, whole.
+        curves = draw_curves(results, data, tasks, plan, wanted, on_progress)
+        results = dataclasses.replace(results, curves=curves)
+        if folder is not None:
+            save_curves(folder, curves)
+            write_report(folder)
+    if tuning is not None and images is not None:
+        results = add_baseline(
+            results, images, tuning, data, tasks, plan, seed=seed, folder=folder, on_progress=on_progress
+        )
+        if on_results is not None:
+            on_results(results)
+    return results
 
 
 def _check_protocol(

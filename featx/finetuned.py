@@ -20,16 +20,7 @@ from featx.images.decoding import POLICY
 from featx.outcomes import ResultRow
 from featx.protocol import Plan
 from featx.records import LayerInfo, Pixels, ProgressCallback, Space, escape_name
-from featx.results import (
-    CURVES_SCHEMA,
-    LAST_GOOD_FILE,
-    MODEL_FILE,
-    NETWORK_FILE,
-    SHEET_FILE,
-    RowPredictions,
-    most_probable,
-    save_curves,
-)
+from featx.results import LAST_GOOD_FILE, SHEET_FILE, RowPredictions, most_probable
 
 if TYPE_CHECKING:
     from featx.backbones.trainable import TrainableNetwork
@@ -79,13 +70,23 @@ class FineTuned:
     layer: LayerInfo
     examples: NDArray[np.float32] = field(repr=False)
 
-    def save(self, folder: Path, plan: Plan, *, source: str, created: str) -> None:
-        """Write ``network.safetensors``, ``model.featx`` and ``curves.json``.
+    def save_network(self, path: Path) -> None:
+        """Write the network as a safetensors file, to be used as ``weights``.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written.
+        """
+        with publish(path) as file:
+            file.write(self.network)
+
+    def save_model(self, path: Path, plan: Plan, *, source: str, created: str) -> None:
+        """Write network and classifier as a model file, for :class:`featx.Model`.
 
         Parameters
         ----------
-        folder : Path
-            The run folder.
+        path : Path
         plan : Plan
             On which it was trained.
         source, created : str
@@ -94,14 +95,11 @@ class FineTuned:
         Raises
         ------
         StoreError
-            If the folder cannot be written.
+            If it cannot be written.
         """
         # Late: skops loads slowly.
         from featx.modelfile import save_model
 
-        with publish(folder / NETWORK_FILE) as file:
-            file.write(self.network)
-        save_curves(folder, {"schema": CURVES_SCHEMA, "training": self.curves})
         limits = [
             f"Trained on {len(plan.y)} images of {len(plan.classes)} classes; anything else is given one of "
             "them."
@@ -109,7 +107,7 @@ class FineTuned:
         if not plan.split.test.size:
             limits.append("No test images: how well it does on new ones is not known.")
         save_model(
-            folder / MODEL_FILE,
+            path,
             self.estimator,
             classes=plan.classes,
             space=self.space,

@@ -6,22 +6,20 @@ that :func:`featx.fit` would fit, then the network below is trained with it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Literal
 
 from featx.embedding import choose_preprocess, parse_layer
+from featx.endtoend import load_for_training, place_above, train_on_plan, weights_words
 from featx.environment import environment
-from featx.errors import FeatxError, TrainingError, UnknownNameError
+from featx.errors import FeatxError
 from featx.files import disk_errors
-from featx.finetuned import fine_tune_plan
 from featx.images.loading import default_workers
 from featx.images.sources import SourceLike, list_images, open_source
-from featx.protocol import Plan, describe_dataset, make_plan
+from featx.protocol import describe_dataset, make_plan
 from featx.records import LayerSpec, Precision, Preprocess, ProgressCallback, Resize
 from featx.report import write_report
 from featx.results import (
@@ -33,25 +31,11 @@ from featx.results import (
     SHEET_FILE,
     Results,
     check_run_folder,
+    save_curves,
 )
-
-if TYPE_CHECKING:
-    from featx.training.pixels import ImageSet
+from featx.tuningoptions import DEFAULT_EPOCHS, DEFAULT_PATIENCE, Init, TuningOptions
 
 __all__ = ["NETWORK_FILE", "finetune"]
-
-DEFAULT_EPOCHS = 10
-
-DEFAULT_PATIENCE = 4
-"""Longer than the rise of the rate and the first steps at its height, which may cost accuracy first."""
-
-LARGE = 2000
-"""From so many training images on, ``batch_size="auto"`` is 32 and not 16: there are steps enough."""
-
-WORTH_COMPILING = 50_000
-"""Images a GPU must be given in one training before compiling, which takes a minute, pays."""
-
-Init = Literal["head", "random"]
 
 
 def finetune(
@@ -205,8 +189,28 @@ def finetune(
     >>> results.best_row.kind, results.best_row.test["accuracy"].value
     ('finetune', 1.0)
     """
-    _check(init, optimizer, lr, batch_size)
-    _check_numbers(epochs, patience, head_epochs, repeats, hidden, dropout, layer_decay, label_smoothing)
+    options = TuningOptions(
+        init=init,
+        unfreeze=unfreeze,
+        hidden=tuple(hidden),
+        dropout=dropout,
+        head_epochs=head_epochs,
+        epochs=epochs,
+        patience=patience,
+        lr=lr,
+        optimizer=optimizer,
+        layer_decay=layer_decay,
+        label_smoothing=label_smoothing,
+        balanced=balanced,
+        augment=augment,
+        train_batchnorm=train_batchnorm,
+        repeats=repeats,
+        batch_size=batch_size,
+        precision=precision,
+        compile=compile,
+        device=device,
+        workers=workers,
+    )
     folder = check_run_folder(output, of=NETWORK_FILE) if output is not None else None
     if resume and folder is None:
         raise FeatxError("Got resume without a run folder; give the folder of the training with -o.")
@@ -214,104 +218,49 @@ def finetune(
     records = list_images(opened)
 
     # Late, because they load torch.
-    from featx.backbones.trainable import load_trainable
-    from featx.training.augmentation import Augmenter
-    from featx.training.checkpoint import Checkpoint, refuse_unfinished
+    from featx.training.checkpoint import refuse_unfinished
     from featx.training.pixels import load_images
-    from featx.training.recipe import RATES, Recipe
 
     if folder is not None and not resume:
         refuse_unfinished(folder)
-    network = load_trainable(
+    network = load_for_training(
+        options,
         backbone,
         weights=weights,
         layer=parse_layer(layer) if layer is not None else None,
-        unfreeze=unfreeze,
-        train_batchnorm=train_batchnorm,
-        precision=precision,
-        device=device,
-        seed=seed,
         preprocess=choose_preprocess(backbone, weights, preprocess, resize, image_size),
+        seed=seed,
     )
-    Augmenter(augment, network.preprocess)  # a wrong name is an error before the work
     data = load_images(
         opened,
         records,
         network.preprocess,
         workers=default_workers() if workers == "auto" else workers,
         max_skip=max_skip,
-        scratch=_scratch(folder),
+        scratch=place_above(folder),
         on_progress=on_progress,
     )
     plan = make_plan(data, cv=cv, test_size=test_size, seed=seed)
-    size = (16 if len(plan.y) < LARGE else 32) if batch_size == "auto" else batch_size
-    rates = RATES[optimizer] if lr == "auto" else (lr,)
-    if compile == "on" or (
-        compile == "auto" and network.device.type == "cuda" and epochs * len(plan.y) >= WORTH_COMPILING
-    ):
-        network.compile()
-    recipe = Recipe(
-        epochs, rates[0], size, augment, seed, optimizer, layer_decay, label_smoothing, balanced, patience
+    trained = train_on_plan(
+        network,
+        data,
+        plan,
+        options,
+        backbone=backbone,
+        weights=weights_words(weights, seed),
+        test_size=test_size,
+        seed=seed,
+        folder=folder,
+        checkpoints=folder,
+        on_progress=on_progress,
     )
-    settings: dict[str, Any] = {
-        "heads": ["finetune"],
-        "layers": [network.layer.name],
-        "folds": len(plan.folds),
-        "test_size": test_size,
-        "seed": seed,
-        "epochs": epochs,
-        "patience": patience,
-        "rates": list(rates),
-        "batch_size": size,
-        "train_batchnorm": train_batchnorm,
-        "precision": network.precision,
-        "device": str(network.device),
-        "weights_digest": network.weights.digest,
-        "preprocess": network.preprocess.to_json(),
-    }
-    how: dict[str, Any] = {
-        "init": init,
-        "unfreeze": unfreeze,
-        "head_epochs": head_epochs,
-        "hidden": list(hidden),
-        "dropout": dropout,
-        "repeats": repeats,
-    }
-    checkpoint = None
-    if folder is not None:
-        fixed: dict[str, Any] = {
-            "optimizer": optimizer,
-            "layer_decay": layer_decay,
-            "label_smoothing": label_smoothing,
-        }
-        fixed |= {"balanced": balanced, "augment": augment, "backbone": backbone}
-        identity = settings | how | fixed | {"images": _data_digest(data, plan)}
-        checkpoint = Checkpoint(folder, identity)
-    try:
-        tuned = fine_tune_plan(
-            network,
-            data.pixels,
-            plan,
-            recipe,
-            rates,
-            backbone=backbone,
-            weights=_weights_words(weights, seed),
-            folder=folder,
-            checkpoint=checkpoint,
-            on_progress=on_progress,
-            **how,
-        )
-    except TrainingError:
-        # To go on from there would only lead there again.
-        if checkpoint is not None:
-            checkpoint.remove()
-        raise
+    tuned = trained.tuned
     created = datetime.now(UTC).isoformat(timespec="seconds")
     results = Results(
         dataset=describe_dataset(
             data, plan, name=Path(opened.location).name, sources=[opened.location], skipped=data.skipped
         ),
-        settings=settings | ({"repeats": tuned.repeats} if repeats > 1 else {}),
+        settings=trained.settings,
         rows=(tuned.row,),
         comparisons=(),
         best=0,
@@ -334,65 +283,11 @@ def finetune(
             if augment == "none":
                 (folder / SHEET_FILE).unlink(missing_ok=True)
         results.save(folder)
-        tuned.save(folder, plan, source=opened.location, created=created)
+        # A model without its network is what `featx fit` leaves.
+        tuned.save_network(folder / NETWORK_FILE)
+        save_curves(folder, {"schema": CURVES_SCHEMA, "training": tuned.curves})
+        tuned.save_model(folder / MODEL_FILE, plan, source=opened.location, created=created)
         write_report(folder)
-        if checkpoint is not None:
-            checkpoint.remove()
+        if trained.checkpoint is not None:
+            trained.checkpoint.remove()
     return results
-
-
-def _check(init: str, optimizer: str, lr: float | str, batch_size: int | str) -> None:
-    """Refuse what cannot be trained with, before any work."""
-    if init not in get_args(Init):
-        raise UnknownNameError("start of the classifier", init, get_args(Init))
-    if optimizer not in ("adamw", "sgd"):
-        raise UnknownNameError("optimizer", optimizer, ("adamw", "sgd"))
-    if lr != "auto" and not (isinstance(lr, float | int) and 0 < lr < float("inf")):
-        raise FeatxError(f"Got the learning rate {lr!r}, expected a number above 0, or auto.")
-    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
-        raise FeatxError(f"Got a batch size of {batch_size!r}, expected at least 1, or auto.")
-
-
-def _check_numbers(
-    epochs: int,
-    patience: int,
-    head_epochs: int,
-    repeats: int,
-    hidden: Sequence[int],
-    dropout: float,
-    layer_decay: float,
-    label_smoothing: float,
-) -> None:
-    least = {"epochs": (epochs, 1), "repeats": (repeats, 1)}
-    least |= {"patience": (patience, 0), "head_epochs": (head_epochs, 0)}
-    least |= {"neurons in a hidden layer": (min(hidden, default=1), 1)}
-    for name, (value, lowest) in least.items():
-        if value < lowest:
-            raise FeatxError(f"Got {value} {name}, expected at least {lowest}.")
-    for name, share in (("dropout", dropout), ("label_smoothing", label_smoothing)):
-        if not 0 <= share < 1:
-            raise FeatxError(f"Got {name} {share}, expected a number from 0 to below 1.")
-    if not 0 < layer_decay <= 1:
-        raise FeatxError(f"Got layer_decay {layer_decay}, expected a number above 0, up to 1.")
-
-
-def _scratch(folder: Path | None) -> Path | None:
-    """Give the folder, or the first above it that is there, for images that do not fit into memory."""
-    if folder is None:
-        return None
-    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-
-
-def _weights_words(spec: str | os.PathLike[str], seed: int) -> str:
-    """Say where the weights come from, as :func:`featx.fit` does."""
-    if spec == "none":
-        return f"random, seed {seed}"
-    return "default" if spec == "default" else Path(spec).name
-
-
-def _data_digest(data: ImageSet, plan: Plan) -> str:
-    """SHA-256 of the images and of who learns, tunes and is scored."""
-    digest = hashlib.sha256(data.digests.tobytes())
-    parts = [data.labels.tolist(), plan.development.tolist(), plan.split.test.tolist()]
-    digest.update(json.dumps([*parts, [[part.tolist() for part in fold] for fold in plan.folds]]).encode())
-    return digest.hexdigest()

@@ -80,7 +80,8 @@ class ResultRow:
     ``nested``, the accuracy of nested
     cross-validation inside the training part, where it was asked for; ``test`` the metrics by name,
     empty without a test split; ``seconds`` the wall time of ``extract``, ``fit``, ``predict`` and
-    ``nested``; ``warnings`` what the reader of the row must know (no convergence, grid edge); ``label``
+    ``nested``, and of ``load`` where a baseline loaded network and images;
+    ``warnings`` what the reader of the row must know (no convergence, grid edge); ``label``
     names the network where its own name is that of another store's too; ``per_class`` and ``confusion``
     (truth in rows, prediction in columns) tell of the test images class by class, empty without any, and
     the second also where there are more than 100 classes; ``repeats`` holds what the same protocol gave

@@ -34,16 +34,23 @@ CURVES_SCHEMA = "featx.curves/1"
 MODEL_FILE = "model.featx"
 NETWORK_FILE = "network.safetensors"
 """The fine-tuned network in the run folder, to be used as ``weights``."""
+TUNED_MODEL_FILE = "finetuned.featx"
+"""The fine-tuned baseline of `featx fit`, beside the model of its best head."""
+UNFINISHED_FOLDER = "finetuning"
+"""Checkpoints of the baseline of `featx fit`; those of `featx finetune` lie in the run folder itself."""
 REPORT_FILES = ("report.md", "report.html")
 
 SHEET_FILE = "augmented.png"
 LAST_GOOD_FILE = "network-last-good.safetensors"
 """What a training that diverged had learned before."""
+BASELINE_FILES = (NETWORK_FILE, TUNED_MODEL_FILE, SHEET_FILE, LAST_GOOD_FILE)
+"""What `featx fit` leaves of its baseline, besides the row; to be removed in this order, for a network
+without its model is known as that of `featx finetune`."""
 CHECKPOINT_FILE = "checkpoint.json"
 _CHECKPOINT_FILES = re.compile(r"checkpoint(-\d+)?\.(json|safetensors)")
 """With ``checkpoint.json``, of a training that was not finished."""
 
-_WEIGHTS = frozenset({MODEL_FILE, NETWORK_FILE})
+_WEIGHTS = frozenset({MODEL_FILE, NETWORK_FILE, TUNED_MODEL_FILE})
 _OWN = frozenset(
     {RESULTS_FILE, PREDICTIONS_FILE, SHEET_FILE, CURVES_FILE, LAST_GOOD_FILE, *REPORT_FILES, *_WEIGHTS}
 )
@@ -228,13 +235,15 @@ def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -
         If something that is no run folder is there, or nothing can be written there.
     """
     path = Path(folder)
-    fine_tuned = os.path.lexists(path / NETWORK_FILE)
+    # With a baseline `featx fit` leaves a network too, never without its model.
+    by_fit = any(os.path.lexists(path / name) for name in (TUNED_MODEL_FILE, UNFINISHED_FOLDER))
+    fine_tuned = os.path.lexists(path / NETWORK_FILE) and not by_fit
     if of == MODEL_FILE and (fine_tuned or os.path.lexists(path / CHECKPOINT_FILE)):
         what = "network" if fine_tuned else "unfinished training"
         raise FeatxError(
             f"{folder} holds the run and the {what} of `featx finetune`; choose another folder with -o"
         )
-    if of == NETWORK_FILE and not fine_tuned and os.path.lexists(path / MODEL_FILE):
+    if of == NETWORK_FILE and (by_fit or (not fine_tuned and os.path.lexists(path / MODEL_FILE))):
         raise FeatxError(
             f"{folder} holds the run and the model of `featx fit`; choose another folder with -o"
         )
@@ -255,6 +264,7 @@ def check_run_folder(folder: str | os.PathLike[str], *, of: str | None = None) -
 def _is_killed_run(names: set[str]) -> bool:
     """Say whether these are the files of a run that was killed before its results were whole."""
     finished = {name for name in map(_finished_name, names) if not _CHECKPOINT_FILES.fullmatch(name)}
+    finished -= {UNFINISHED_FOLDER}
     # A model alone is one that somebody keeps there.
     return finished <= _OWN and not names <= _WEIGHTS
 

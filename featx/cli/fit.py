@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from featx.cli.common import Output, command_line, json_option, seed_option
+from featx.cli.signals import Terminated
+from featx.results import CHECKPOINT_FILE, UNFINISHED_FOLDER
 
 
 def _not_zero(_context: click.Context, _parameter: click.Parameter, value: int) -> int:
@@ -33,6 +35,13 @@ class Components(click.ParamType[float | None]):
         if not (0 < number < 1 or (number >= 1 and number == int(number))):
             self.fail(f"{value} is neither a number of components nor a share below 1", param, ctx)
         return number
+
+
+def _options(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Read NAME=VALUE; the last one of a name counts."""
+    from featx.tuningoptions import parse_option
+
+    return dict(parse_option(text) for text in texts)
 
 
 @click.command("fit", short_help="Tune, fit and compare heads on a store.")
@@ -101,6 +110,17 @@ class Components(click.ParamType[float | None]):
     show_default=True,
     help="Say what twice the labels would bring the best head.",
 )
+@click.option("--finetune", is_flag=True, help="Fine-tune the best head's network too, for comparison.")
+@click.option(
+    "--finetune-option",
+    "tuning",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="As of `featx finetune`: epochs=5, unfreeze=last:10, augment=light, init=random. Repeatable.",
+)
+@click.option(
+    "--source", metavar="DIR", help="Where the images for --finetune lie.  [default: as the store says]"
+)
 @click.option(
     "--balanced",
     is_flag=True,
@@ -133,27 +153,41 @@ class Components(click.ParamType[float | None]):
 @click.option("-o", "--output", "run", metavar="RUN", help="The run folder.  [default: STORE-run]")
 @json_option
 def command(
-    stores: tuple[str, ...], heads: tuple[str, ...], run: str | None, as_json: bool, **options: Any
+    stores: tuple[str, ...],
+    heads: tuple[str, ...],
+    run: str | None,
+    finetune: bool,
+    tuning: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Tune, fit and compare heads on every layer of every STORE, and save the winner.
 
     Several stores hold the same images, embedded by different networks. The run folder gets
-    results.json, predictions.npz, report.md, report.html and model.featx, then curves.json.
+    results.json, predictions.npz, report.md, report.html and model.featx, then curves.json. With
+    --finetune the network of the best head is trained end to end on the same images, split and folds
+    when all else is done; the results get its row, the run folder finetuned.featx and
+    network.safetensors. If it is interrupted, the same command goes on with it.
 
     \b
     featx fit photos.h5
     featx fit resnet.h5 pixels.h5 -o run --head logreg --head rbf-svm
     featx fit scans.h5 --group patient --nested --repeats 5
     featx fit photos.h5 --shots 1,5,10,20,50
+    featx fit photos.h5 --finetune --finetune-option epochs=5
     """  # noqa: D301 - \b is click's own mark
     import featx
 
     output = Output(as_json)
     folder = run or f"{Path(stores[0]).stem}-run"
 
+    shown = False
+
     def show(results: featx.Results) -> None:
+        nonlocal shown
         from featx.report.terminal import print_results
 
+        shown = True
         print_results(results.to_json(), output.console)
 
     from featx.report.curves import curve_notes, curve_sentences
@@ -161,16 +195,33 @@ def command(
     if heads:
         options["heads"] = heads
     options["pca"] = options["pca"] or None
-    with output.progress() as on_progress:
-        results = featx.fit(
-            stores, output=folder, command=command_line(), on_progress=on_progress, on_results=show, **options
-        )
+    if tuning and not finetune:
+        raise click.UsageError("--finetune-option is of no use without --finetune; add it.")
+    try:
+        with output.progress() as on_progress:
+            results = featx.fit(
+                stores,
+                output=folder,
+                command=command_line(),
+                on_progress=on_progress,
+                on_results=show,
+                finetune=_options(tuning) if finetune else False,
+                **options,
+            )
+    except (featx.FeatxError, KeyboardInterrupt, Terminated):
+        if finetune and shown:
+            unfinished = (Path(folder) / UNFINISHED_FOLDER / CHECKPOINT_FILE).exists()
+            more = "; the same command goes on with fine-tuning" if unfinished else ""
+            click.echo(f"{folder} holds the results of the heads{more}", err=True)
+        raise
     output.json(results.to_json() | {"run": folder, "curves": results.curves})
     for sentence in curve_sentences(results.curves or {}):
         output.console.print(sentence, markup=False)
     for note in (*results.dataset["notes"], *curve_notes(results.curves or {})):
         output.line(f"note: {note}")
     output.line(f"{folder}: report.html, report.md, results.json, predictions.npz, model.featx")
-    if results.curves:
+    if any(name in (results.curves or {}) for name in ("learning", "few_shot")):
         output.line(f"{folder}: curves.json, learning and few-shot curves")
+    if finetune:
+        output.line(f"{folder}: finetuned.featx and network.safetensors, the fine-tuned network")
     output.line(f"next: {shlex.join(['featx', 'predict', folder, 'NEW_IMAGES'])}")

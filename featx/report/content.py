@@ -160,6 +160,8 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
         if tested
         else "There is no test split."
     )
+    if any(rows[index].get("kind") == "finetune" and index != best for index in order):
+        note += " The fine-tuned network stands last: its tuning score is of one fold and its best epoch."
     note += _legend(lines)
     chosen = order.index(best) if best in order else None
     last = len(columns)

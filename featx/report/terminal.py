@@ -100,6 +100,8 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
         ((row.get("test") or {}).get("accuracy") or {}).get("reliable") is False for row in rows
     ):
         legend += f"; {UNRELIABLE} unreliable"
+    if any(row.get("kind") == "finetune" for row in rows) and len(rows) > 1:
+        legend += "; fine-tuning stands last: its tuning score is of one fold and its best epoch"
     _write(console, legend, style="dim")
     if not several and not wide:
         named = [f"{name} {'/'.join(names)}" for name, names in layers.items()]

@@ -8,11 +8,11 @@ from typing import Any
 from featx.report.audit import audit_findings
 from featx.report.cautions import cautions
 from featx.report.comparisons import against_best, differs, figures
+from featx.report.finetuning import finetuning_sentences
 from featx.report.gap import FINDINGS, gap_sentence
 from featx.report.wording import (
     chooser,
     cross_validated,
-    format_seconds,
     interval,
     is_number,
     is_reference,
@@ -22,7 +22,6 @@ from featx.report.wording import (
     p_value,
     plain,
     ranking,
-    seconds_of,
 )
 
 FEW_IMAGES = 50
@@ -75,7 +74,7 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     sentences = [_best(results), *([gap] if gap else [])]
     sentences += _others(results, against)
     sentences += _transfer(results, against)
-    sentences += _finetuning(results, against)
+    sentences += finetuning_sentences(results, against)
     sentences += _audit(results, told=FINDINGS if gap else ())
     sentences += _suspects(results)
     sentences += _reliability(results)
@@ -223,26 +222,6 @@ def _negative(results: Mapping[str, Any], against: Mapping[int, Mapping[str, Any
         f"A reference, which learned nothing from other images, comes first; the best pretrained model, "
         f"{name}, cannot be told apart from it (difference {figures(c)}): no gain from transfer was shown."
     )
-
-
-def _finetuning(results: Mapping[str, Any], against: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    rows, best, order = results["rows"], results["best"], ranking(results)
-    if rows[best].get("kind") == "finetune":
-        others = [i for i in order if rows[i].get("kind") == "head" and i in against]
-        what = "The best frozen-embedding model"
-    else:
-        others = [i for i in order if rows[i].get("kind") == "finetune" and i in against]
-        what = "The fine-tuned baseline"
-    if not others:
-        return []
-    other = others[0]
-    c = against[other]
-    how = "cannot be told apart from the best"
-    if differs(c):
-        how = "is worse" if c["difference"] > 0 else "scores higher on the test images"
-    mine, theirs = seconds_of(rows[best]), seconds_of(rows[other])
-    cost = f"; it took {format_seconds(theirs)} against {format_seconds(mine)}" if mine and theirs else ""
-    return [f"{what}, {model_name(rows[other], rows)}, {how} (difference {figures(c)}){cost}."]
 
 
 def _audit(results: Mapping[str, Any], told: tuple[str, ...]) -> list[str]:

@@ -248,7 +248,9 @@ def seconds_of(row: Mapping[str, Any]) -> float | None:
 def ranking(results: Mapping[str, Any]) -> list[int]:
     """Order the rows by cross-validation, best first; the winner leads its ties.
 
-    Never by test score: an order that had seen the test images would invite a choice by them.
+    Never by test score: an order that had seen the test images would invite a choice by them. A
+    fine-tuned network that is not the winner comes last: its tuning score is of one fold, and of the
+    best of several epochs there.
 
     Returns
     -------
@@ -257,9 +259,10 @@ def ranking(results: Mapping[str, Any]) -> list[int]:
     """
     rows, best = results["rows"], results.get("best")
 
-    def key(index: int) -> tuple[bool, float, bool, int]:
+    def key(index: int) -> tuple[bool, bool, float, bool, int]:
         mean = (rows[index].get("cv") or {}).get("mean")
-        return (not is_number(mean), -mean if is_number(mean) else 0.0, index != best, index)
+        apart = rows[index].get("kind") == "finetune" and index != best
+        return (apart, not is_number(mean), -mean if is_number(mean) else 0.0, index != best, index)
 
     return sorted(range(len(rows)), key=key)
 

@@ -6,6 +6,7 @@ import pytest
 
 from featx.report.comparisons import against_best, differs
 from featx.report.verdict import verdict
+from featx.report.wording import ranking
 
 
 def text_of(results):
@@ -199,15 +200,83 @@ def test_without_a_p_value_the_interval_decides():
     assert not differs({"difference": 0.1})
 
 
-def test_fine_tuning_is_compared_with_its_cost(results, build):
-    results["rows"].append(
-        build.row(kind="finetune", test=(0.95, 0.9, 0.98), seconds={"fit": 600.0}, head="", cv=0.96)
-    )
-    results["comparisons"].append(build.comparison(5, -0.009, -0.03, 0.012, 0.5))
+@pytest.fixture
+def tuned(results, build):
+    """A run with a baseline that took 530 s where the best head took 13 s."""
+
+    def add(difference, low, high, p, **row):
+        results["settings"]["finetune"] = {"epochs": 10}
+        row = {"seconds": {"load": 3.0, "fit": 527.0}, "cv": 0.99, **row}
+        results["rows"].append(build.row(kind="finetune", test=(0.95, 0.9, 0.98), head="finetune", **row))
+        results["comparisons"].append(build.comparison(5, difference, low, high, p))
+        return results
+
+    return add
+
+
+def test_fine_tuning_that_cannot_be_told_apart(tuned):
+    text = text_of(tuned(-0.013, -0.032, 0.005, 0.21))
     assert (
-        "The fine-tuned baseline, fine-tuning on mobilenet_v2, cannot be told apart from the best "
-        "(difference -0.009 [-0.030, +0.012], p = 0.50); it took 10 min 00 s against 13 s."
+        "Fine-tuning on mobilenet_v2 gains +1.3 points (-0.5 to +3.2) over the best head for 41 times the "
+        "compute (8 min 50 s against 13 s with extraction); p = 0.21: the two cannot be told apart; use the "
+        "head, which costs less."
+    ) in text
+
+
+def test_fine_tuning_that_is_better(tuned):
+    results = tuned(-0.043, -0.06, -0.02, 0.0002)
+    assert (
+        "gains +4.3 points (+2.0 to +6.0) over the best head for 41 times the compute (8 min 50 s against "
+        "13 s with extraction); p < 0.001: use the fine-tuned network, finetuned.featx in the run folder, "
+        "where that is worth its cost."
+    ) in text_of(results)
+    results["settings"]["finetune"] = None
+    assert "use the fine-tuned network, where that" in text_of(results)
+
+
+def test_a_gain_that_the_correction_takes_back(tuned):
+    """Of five comparisons: 0.03 alone is significant, five times that is not."""
+    assert "p = 0.030: the two cannot be told apart" in text_of(tuned(-0.043, -0.08, -0.002, 0.03))
+
+
+def test_fine_tuning_that_is_worse(tuned):
+    text = text_of(tuned(0.05, 0.02, 0.08, 0.0002))
+    assert "changes the test accuracy by -5.0 points (-8.0 to -2.0) from the best head for 41 times" in text
+    assert "p < 0.001: it is worse; use the head." in text
+
+
+def test_fine_tuning_that_took_less(tuned):
+    text = text_of(tuned(0.001, -0.02, 0.02, 0.9, seconds={"fit": 1.3}))
+    assert "for 0.1 times the compute (1.3 s against 13 s" in text
+    assert "fine-tuning took less time; use either" in text
+
+
+def test_what_fine_tuning_took(tuned):
+    results = tuned(-0.013, -0.032, 0.005, 0.21)
+    row = results["rows"][-1]
+    row |= {"n_parameters_trained": 11_000, "n_parameters": 2_200_000, "peak_memory_bytes": 2_100_000_000}
+    assert (
+        "Fine-tuning trained 11,000 of 2,200,000 parameters and needed up to 2.1 GB of memory."
     ) in verdict(results)
+    row["energy_joules"] = 52_300.0
+    assert "2.1 GB of memory and used 52.3 kJ of energy." in text_of(results)
+
+
+def test_fine_tuning_without_a_test(tuned):
+    results = tuned(0, 0, 0, 1)
+    results["comparisons"] = []
+    text = text_of(results)
+    assert "reached 0.990 ± 0.012 on the images that chose its epochs, against 0.965 ± 0.012" in text
+    assert "which proves nothing: without a paired test on held-out images, use the head" in text
+
+
+def test_a_baseline_that_is_missing(results):
+    results["settings"]["finetune"] = {"epochs": 10}
+    assert "The fine-tuned baseline that was asked for is not in these results" in text_of(results)
+
+
+def test_fine_tuning_stands_last_whatever_its_tuning_score(tuned):
+    assert ranking(tuned(-0.043, -0.06, -0.02, 0.0002))[-1] == 5
 
 
 def test_audit_is_told(results):
