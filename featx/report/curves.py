@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featx.report.content import Table
+from featx.report.tables import Table
 from featx.report.wording import (
     interval,
     is_number,

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featx.records import escape_name
-from featx.report.content import SUSPECTS, Content, Table, compare_runs, describe, run_title
+from featx.report.content import MISTAKES, SUSPECTS, Content, describe, run_title
 from featx.report.curves import CurveSection, curve_sections
 from featx.report.runs import Run
+from featx.report.tables import Table, compare_runs
 from featx.report.wording import MISSING
 
 _SPECIAL = re.compile(r"[\\`*|~$#!]|\[(?!-?\d\.\d+, |\+\d\.\d+, )|\](?=\()|(?<![^\W_])_|_(?![^\W_])|://")
@@ -81,6 +82,8 @@ def _run(content: Content, sections: Sequence[CurveSection], heading: str, level
     lines += ["", f"{marks} Data", "", *_table(content.dataset)]
     lines += ["", *_facts(content.facts)]
     lines += ["", f"{marks} Audit", "", *(f"- {escape_markdown(finding)}" for finding in content.audit)]
+    if content.mistakes:
+        lines += ["", f"{marks} {MISTAKES}", "", *_table(content.mistakes)]
     if content.suspects:
         lines += ["", f"{marks} {SUSPECTS}", "", *_table(content.suspects)]
     if content.skipped:
