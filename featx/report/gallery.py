@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.records import escape_name
 from featx.report.runs import Run
+from featx.report.tested import Judged, read_tested
 from featx.report.thumbnails import Thumbnails, known_places, read_thumbnails
 from featx.report.wording import many, number, plain
 
@@ -75,21 +74,6 @@ class Mistake:
     label_probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Tested:
-    names: Sequence[str]
-    truth: NDArray[np.intp]
-    probabilities: NDArray[np.floating[Any]]
-    classes: Sequence[str]
-
-    def card(self, at: int) -> Card:
-        """Say of an image what it is, what it was taken for, and how sure the model was."""
-        p = self.probabilities[at]
-        true, predicted = self.classes[self.truth[at]], self.classes[int(p.argmax())]
-        said = f"predicted {predicted}, {number(float(p.max()))}"
-        return Card(self.names[at], (f"labelled {true}", said))
-
-
 def mistakes(results: Mapping[str, Any], predictions: Mapping[str, Any]) -> list[Mistake]:
     """List the test images that the best model gets wrong, the surest mistake first.
 
@@ -113,7 +97,7 @@ def mistakes(results: Mapping[str, Any], predictions: Mapping[str, Any]) -> list
     >>> [(found.name, found.predicted) for found in mistakes(results, arrays)]
     [('a.jpg', 'bee')]
     """
-    tested = _tested(results, predictions)
+    tested = read_tested(results, predictions)
     if tested is None:
         return []
     return [
@@ -157,38 +141,30 @@ def choose_images(results: Mapping[str, Any], predictions: Mapping[str, Any]) ->
         Without those that would be empty. The examples are taken at even distances from the test images
         of each class, whether the model gets them right or not.
     """
-    tested = _tested(results, predictions)
+    tested = read_tested(results, predictions)
     shelves = [_suspects(results), _pairs(results, tested)]
     if tested is not None:
         shelves = [_mistakes(tested), *shelves, _examples(tested)]
     return [shelf for shelf in shelves if shelf.cards]
 
 
-def _tested(results: Mapping[str, Any], predictions: Mapping[str, Any]) -> _Tested | None:
-    names, truth = predictions.get("names"), predictions.get("truth")
-    probabilities = predictions.get(f"probabilities_{results.get('best')}")
-    classes = [plain(name) for name in results["dataset"].get("classes") or []]
-    if names is None or truth is None or probabilities is None or not len(truth):
-        return None
-    if probabilities.shape != (len(truth), len(classes)) or len(names) != len(truth):
-        return None
-    if truth.min() < 0 or truth.max() >= len(classes):
-        return None
-    # Bytes, as the file system has them.
-    printable = [escape_name(os.fsdecode(name)) for name in names.tolist()]
-    return _Tested(printable, truth, probabilities, classes)
+def _card(tested: Judged, at: int) -> Card:
+    """Say of a test image what it is, what it was taken for, and how sure the model was."""
+    p = tested.probabilities[at]
+    true, predicted = tested.classes[tested.truth[at]], tested.classes[int(p.argmax())]
+    return Card(tested.names[at], (f"labelled {true}", f"predicted {predicted}, {number(float(p.max()))}"))
 
 
-def _wrong(tested: _Tested) -> NDArray[np.intp]:
+def _wrong(tested: Judged) -> NDArray[np.intp]:
     wrong = np.flatnonzero(tested.probabilities.argmax(axis=1) != tested.truth)
     return wrong[np.argsort(-tested.probabilities[wrong].max(axis=1), kind="stable")]
 
 
-def _mistakes(tested: _Tested) -> Shelf:
+def _mistakes(tested: Judged) -> Shelf:
     wrong = _wrong(tested)
     some = f", the surest {MOST_MISTAKES} of {len(wrong):,}" if len(wrong) > MOST_MISTAKES else ""
     note = f"Test images that the best model gets wrong{some}, with the probability of what it says."
-    cards = tuple(tested.card(at) for at in wrong[:MOST_MISTAKES])
+    cards = tuple(_card(tested, at) for at in wrong[:MOST_MISTAKES])
     return Shelf("mistakes", "The most confident mistakes", note, cards)
 
 
@@ -209,14 +185,14 @@ def _suspects(results: Mapping[str, Any]) -> Shelf:
     return Shelf("suspect-images", "Labels that may be wrong", note, cards)
 
 
-def _pairs(results: Mapping[str, Any], tested: _Tested | None) -> Shelf:
+def _pairs(results: Mapping[str, Any], tested: Judged | None) -> Shelf:
     cards = tuple(_cards_of_pairs(results["dataset"].get("audit") or {}, tested))
     shown = len(cards) // 2
     note = f"{many(shown, 'pair')}: each test image before the training image that it looks like."
     return Shelf("lookalikes", "Copies and lookalikes across splits", note, cards)
 
 
-def _cards_of_pairs(audit: Mapping[str, Any], tested: _Tested | None) -> Iterator[Card]:
+def _cards_of_pairs(audit: Mapping[str, Any], tested: Judged | None) -> Iterator[Card]:
     place = {name: at for at, name in enumerate(tested.names)} if tested is not None else {}
     shown = 0
     for key, what in (("duplicates", "the same bytes"), ("near_duplicates", "nearly the same")):
@@ -227,18 +203,18 @@ def _cards_of_pairs(audit: Mapping[str, Any], tested: _Tested | None) -> Iterato
                 break
             shown += 1
             test, training = plain(example[0]), plain(example[1])
-            said = tested.card(place[test]).lines if tested is not None and test in place else ()
+            said = _card(tested, place[test]).lines if tested is not None and test in place else ()
             yield Card(test, ("test", *said))
             yield Card(training, ("training", what))
 
 
-def _examples(tested: _Tested) -> Shelf:
+def _examples(tested: Judged) -> Shelf:
     each = max(1, min(ROW, MOST_EXAMPLES // len(tested.classes)))
     cards: list[Card] = []
     for code in range(min(len(tested.classes), MOST_EXAMPLES)):
         of_class = np.flatnonzero(tested.truth == code)
         chosen = np.unique(np.linspace(0, len(of_class) - 1, each).round().astype(int))
-        cards += [tested.card(of_class[at]) for at in chosen if len(of_class)]
+        cards += [_card(tested, of_class[at]) for at in chosen if len(of_class)]
     left_out = len(tested.classes) - MOST_EXAMPLES
     some = f" {many(left_out, 'further class', 'further classes')} are not shown." if left_out > 0 else ""
     note = f"Test images, taken at even distances from each class, right or wrong.{some}"

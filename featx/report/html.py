@@ -12,14 +12,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from featx.report.content import MISTAKES, SUSPECTS, Content, describe, run_title
+from featx.report.cost_pictures import draw_cost, draw_depths
 from featx.report.curve_pictures import draw_few_shot, draw_learning_curve
 from featx.report.curves import CurveSection, curve_sections
 from featx.report.gallery import Gallery, Shelf
+from featx.report.map_pictures import draw_map
 from featx.report.per_class import confusion_matrix
 from featx.report.pictures import Picture, draw_confusion, draw_leaderboard
 from featx.report.runs import Run
+from featx.report.score_pictures import draw_calibration, draw_precision_recall, draw_roc
 from featx.report.tables import Table, compare_runs
+from featx.report.tested import read_tested
 from featx.report.thumbnails import Thumbnails
+from featx.report.training_pictures import draw_training
 from featx.report.wording import MISSING
 
 _KEPT = re.compile(r"\[[-+\d.]+, [-+\d.]+\]|± \d[\d.]*|p [=<] [\d.]+")
@@ -46,6 +51,7 @@ class _Section:
     title: str
     content: Content
     pictures: tuple[Picture, ...]
+    test_pictures: tuple[Picture, ...]
     curves: tuple[tuple[CurveSection, Picture | None], ...]
     shelves: tuple[Shelf, ...]
     thumbnails: Mapping[str, str]
@@ -108,16 +114,31 @@ def _section(run: Run, gallery: Gallery, anchor: str, *, several: bool) -> _Sect
     content = describe(run.results, run.predictions)
     matrix = confusion_matrix(run.results, run.predictions)
     classes = run.results["dataset"].get("classes") or []
-    pictures = (draw_leaderboard(run.results, anchor), draw_confusion(matrix, classes, anchor))
+    tested = read_tested(run.results, run.predictions)
+    grouped = bool((run.results["dataset"].get("splits") or {}).get("test_groups"))
+    pictures = (
+        draw_leaderboard(run.results, anchor),
+        draw_confusion(matrix, classes, anchor),
+        draw_cost(run.results, anchor),
+        *draw_depths(run.results, anchor),
+    )
+    test_pictures = (
+        draw_roc(run.results, tested, anchor),
+        draw_precision_recall(run.results, tested, anchor),
+        draw_calibration(tested, grouped, anchor),
+        draw_map(tested, anchor),
+    )
     drawn = {
         "learning": draw_learning_curve(run.curves, anchor),
         "few-shot": draw_few_shot(run.results, run.curves, anchor),
+        "training": draw_training(run.curves, anchor),
     }
     return _Section(
         anchor=anchor,
         title=run_title(run) if several else content.title,
         content=content,
         pictures=tuple(picture for picture in pictures if picture is not None),
+        test_pictures=tuple(picture for picture in test_pictures if picture is not None),
         curves=tuple(
             (section, drawn.get(section.key)) for section in curve_sections(run.results, run.curves)
         ),

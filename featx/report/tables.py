@@ -70,7 +70,7 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
             _kind_marked(row),
             plain(row.get("layer")),
             plain(row.get("head")),
-            plain(row.get("params") or {}),
+            _parameters(row),
             cross_validated(row),
         ]
         if tested:
@@ -92,6 +92,21 @@ def leaderboard(results: Mapping[str, Any]) -> Table:
     chosen = order.index(best) if best in order else None
     last = len(columns)
     return Table(tuple(columns), tuple(lines), frozenset({0, last - 2, last - 1}), chosen, note)
+
+
+def _parameters(row: Mapping[str, Any]) -> str:
+    """Write the chosen parameters, and whether they lie on the edge of what was tried.
+
+    Examples
+    --------
+    >>> _parameters({"params": {"C": 100.0}, "warnings": ["C=100 lies on the edge of the grid"]})
+    "C=100 (grid's edge)"
+    """
+    text = plain(row.get("params") or {})
+    warnings = [str(warning) for warning in row.get("warnings") or ()]
+    if any("on the edge of" in warning for warning in warnings):
+        return f"{text} (grid's edge)"
+    return f"{text} (grid widened)" if any("was widened" in warning for warning in warnings) else text
 
 
 def compare_runs(runs: Sequence[Run]) -> Table:
