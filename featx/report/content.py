@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from featx.report.advice import advice
 from featx.report.audit import audit_findings, audit_gaps
 from featx.report.cautions import cautions
 from featx.report.gallery import Mistake, mistakes
@@ -65,7 +66,11 @@ class Content:
     reproduction: tuple[tuple[str, str], ...]
 
 
-def describe(results: Mapping[str, Any], predictions: Mapping[str, Any] | None = None) -> Content:
+def describe(
+    results: Mapping[str, Any],
+    predictions: Mapping[str, Any] | None = None,
+    curves: Mapping[str, Any] | None = None,
+) -> Content:
     """Turn a run's results into what a report says.
 
     Parameters
@@ -74,6 +79,8 @@ def describe(results: Mapping[str, Any], predictions: Mapping[str, Any] | None =
         What ``results.json`` holds.
     predictions : mapping, optional
         The arrays of ``predictions.npz``; without them there are no scores by class.
+    curves : mapping, optional
+        What ``curves.json`` holds; without it the verdict does not say what more labels would bring.
 
     Returns
     -------
@@ -86,7 +93,7 @@ def describe(results: Mapping[str, Any], predictions: Mapping[str, Any] | None =
     return Content(
         title=name if name != MISSING else "featx run",
         subtitle=_subtitle(results),
-        verdict=tuple(verdict(results)),
+        verdict=(*verdict(results), *advice(results, predictions or {}, curves or {})),
         leaderboard=leaderboard(results),
         metrics=_metrics(results),
         classes=_classes(class_scores(results, predictions or {})),

@@ -171,7 +171,7 @@ def _draw_depth(
         spread = "its 95 % interval" if tested else "standard deviation"
         caption = (
             f"Score over the layers of {name}: {what} with {spread}, of the best head of each by "
-            "cross-validation; the deepest last."
+            "cross-validation, in the order in which the store has them."
         )
         spoken = "; ".join(
             f"{plain(rows[i].get('layer'))}, {head_title(rows[i])}: {interval(score)}"

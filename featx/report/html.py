@@ -111,7 +111,7 @@ def tidy(text: str) -> Markup:
 
 
 def _section(run: Run, gallery: Gallery, anchor: str, *, several: bool) -> _Section:
-    content = describe(run.results, run.predictions)
+    content = describe(run.results, run.predictions, run.curves)
     matrix = confusion_matrix(run.results, run.predictions)
     classes = run.results["dataset"].get("classes") or []
     tested = read_tested(run.results, run.predictions)

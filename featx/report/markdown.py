@@ -50,7 +50,7 @@ def render_markdown(
     str
         GitHub's Markdown; names from the user are escaped.
     """
-    content, sections = describe(results, predictions), curve_sections(results, curves or {})
+    content, sections = describe(results, predictions, curves), curve_sections(results, curves or {})
     return "\n".join(_run(content, sections, f"# {escape_markdown(content.title)}", level=2)) + "\n"
 
 
@@ -58,7 +58,10 @@ def render_markdown_runs(runs: Sequence[Run]) -> str:
     """Write one report over several runs: a table of their winners, then each run."""
     lines = [f"# {len(runs)} runs compared", "", *_table(compare_runs(runs))]
     for run in runs:
-        content, sections = describe(run.results, run.predictions), curve_sections(run.results, run.curves)
+        content, sections = (
+            describe(run.results, run.predictions, run.curves),
+            curve_sections(run.results, run.curves),
+        )
         lines += ["", *_run(content, sections, f"## {escape_markdown(run_title(run))}", level=3)]
     return "\n".join(lines) + "\n"
 
