@@ -45,3 +45,20 @@ def test_one_dimension_has_no_map(tmp_path):
     featx.fit(store, heads="logreg", cv=3, learning_curve=False, output=tmp_path / "run")
     with np.load(tmp_path / "run" / "predictions.npz") as arrays:
         assert "map" not in arrays.files
+
+
+def test_the_digest_of_a_set_knows_bytes_and_labels_but_no_order(tmp_path):
+    X, y = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32), np.repeat(["a", "b"], 20)
+
+    def digest(key, X, y, names):
+        store = FeatureStore.from_arrays(tmp_path / f"{key}.h5", X, y, names)
+        found = featx.fit(store, heads="logreg", cv=3, learning_curve=False)
+        return found.dataset["digest"]
+
+    names = [f"{i}.png" for i in range(40)]
+    first = digest("first", X, y, names)
+    assert digest("turned", X[::-1], y[::-1], names[::-1]) == first
+    relabelled = y.copy()
+    relabelled[0] = "b"
+    assert digest("relabelled", X, relabelled, names) != first
+    assert digest("renamed", X, y, ["x.png", *names[1:]]) != first

@@ -268,7 +268,8 @@ def _reproduction(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     facts += [(plain(key), plain(value)) for key, value in settings.items()]
     facts += [(plain(key), plain(value)) for key, value in environment.items()]
     keys = plain(results["dataset"].get("space_keys") or None)
-    facts.append(("space keys of the stores", keys))
+    facts.append(("space keys of the stores (digests of network, weights and preprocessing)", keys))
+    facts.append(("digest of the images, their names and labels", plain(results["dataset"].get("digest"))))
     weights: dict[str, None] = {}
     for row in results["rows"]:
         if row.get("weights"):

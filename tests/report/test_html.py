@@ -60,6 +60,13 @@ def test_holds_the_numbers(page):
     assert "scikit-learn=1.9.0" in page.text
 
 
+def test_says_what_makes_the_run_again(results, build, tmp_path):
+    results["dataset"].update(digest="d1935", space_keys=["5bace"])
+    page = Page(render_html([load_run(build.save(tmp_path / "run", results))]))
+    assert "digest of the images, their names and labelsd1935" in page.text
+    assert "(digests of network, weights and preprocessing)5bace" in page.text
+
+
 def test_suspected_labels_have_a_table(build, results, tmp_path):
     image = {"name": build.evil, "split": "train", "label": "ants", "predicted": "bees"}
     image |= {"probability": 0.981, "label_probability": 0.012}
