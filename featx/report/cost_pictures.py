@@ -76,7 +76,7 @@ def draw_cost(results: Mapping[str, Any], salt: str = "") -> Picture | None:
         low, high = min(p[0] for p in points) / 1.5, max(p[0] for p in points) * 1.7
         axes.set_xlim(low, high)
         ticks = [tick for tick in _TICKS if low <= tick <= high]
-        ticks = ticks[:: -(-len(ticks) // _MOST_TICKS)] or [min(p[0] for p in points)]
+        ticks = ticks[:: max(1, -(-len(ticks) // _MOST_TICKS))] or [min(p[0] for p in points)]
         axes.set_xticks(ticks, [format_seconds(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.locator_params(axis="y", nbins=5)

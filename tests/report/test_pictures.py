@@ -90,6 +90,11 @@ class TestCost:
         results["rows"] = results["rows"][:1]
         assert draw_cost(results) is None
 
+    def test_times_between_the_usual_ticks(self, results):
+        for row in results["rows"]:
+            row["seconds"] = {"fit": 20_000.0}
+        assert "5 h 33 min" in draw_cost(results).svg
+
     def test_rows_without_seconds_are_left_out(self, results):
         for row in results["rows"][1:]:
             row["seconds"] = {}
