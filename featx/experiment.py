@@ -42,7 +42,7 @@ from featx.results import (
 )
 from featx.shots import read_shots
 from featx.store.reader import FeatureStore
-from featx.winner import write_model
+from featx.winner import map_test, write_model
 
 StoreLike = str | os.PathLike[str] | FeatureStore
 
@@ -257,6 +257,7 @@ def fit(
         predictions=tuple(one.predictions for one in fitted),
         suspects=plan.suspects(data.names, winner.out_of_fold, winner.predictions.probabilities),
         oof_probabilities=winner.out_of_fold,
+        map=map_test(data, tasks[best], plan),
         estimator=winner.estimator,
     )
     if folder is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -358,6 +360,7 @@ def describe_dataset(
         "source": sorted({escape_name(source) for source in sources}),
         "stores": list(stores),
         "space_keys": list(space_keys),
+        "digest": _digest(data),
         "n_images": len(data.names),
         "classes": [str(label) for label in plan.classes],
         "counts": {
@@ -377,3 +380,13 @@ def describe_dataset(
         ],
         "audit": plan.audit.to_json(),
     }
+
+
+def _digest(data: LabelledImages) -> str:
+    """Tell two sets apart: SHA-256 of names, bytes and labels, whatever the order of the images."""
+    whole = hashlib.sha256()
+    rows = zip(data.names, data.digests, data.labels, strict=True)
+    for name, digest, label in sorted(rows, key=lambda row: row[0]):
+        for part in (os.fsencode(name), bytes(digest), str(label).encode("utf-8", "surrogateescape")):
+            whole.update(len(part).to_bytes(8, "big") + part)
+    return whole.hexdigest()

@@ -2,8 +2,9 @@
 
 ``results.json`` holds every number that a reader may want (schema ``featx.results/1``),
 ``predictions.npz`` the test probabilities and out-of-fold predictions of every row, and the winner's
-out-of-fold probabilities, from which each picture of a report can be drawn again; ``curves.json``
-(schema ``featx.curves/1``) the learning and few-shot curves, which are drawn when the results are out.
+out-of-fold probabilities and a map of the test embeddings, from which each picture of a report can be
+drawn again; ``curves.json`` (schema ``featx.curves/1``) the learning and few-shot curves, which are drawn
+when the results are out.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ class Results:
         :meth:`featx.protocol.Plan.suspects`.
     oof_probabilities : ndarray of float, (n_fit, n_classes), or None
         The winner's, of each image of the training part; NaN where no fold held it out.
+    map : ndarray of float32, (n_test, 2), or None
+        Where the winner's test embeddings lie in two dimensions; NaN where they were not placed.
     estimator : object
         The winner, fitted: a scikit-learn estimator.
     curves : mapping or None
@@ -148,6 +151,7 @@ class Results:
     predictions: tuple[RowPredictions, ...] = field(repr=False)
     suspects: Mapping[str, Any] = field(repr=False, default_factory=dict)
     oof_probabilities: NDArray[np.floating[Any]] | None = field(repr=False, default=None)
+    map: NDArray[np.floating[Any]] | None = field(repr=False, default=None)
     estimator: Any = field(repr=False, default=None)
     curves: Mapping[str, Any] | None = field(repr=False, default=None)
 
@@ -193,6 +197,8 @@ class Results:
             arrays[f"oof_{index}"] = predicted.out_of_fold
         if self.oof_probabilities is not None:
             arrays["oof_probabilities"] = self.oof_probabilities.astype(np.float32)
+        if self.map is not None:
+            arrays["map"] = self.map.astype(np.float32)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         text = json.dumps(self.to_json(), indent=1, allow_nan=False, default=_plain)

@@ -1,9 +1,12 @@
-"""The winner of a run as a model file."""
+"""The winner of a run: its model file, and a map of its test embeddings."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featx.dataset import LabelledSet
 from featx.fitted import Task
@@ -11,7 +14,38 @@ from featx.protocol import Plan
 from featx.records import escape_name
 from featx.results import MODEL_FILE, Results
 
-__all__ = ["write_model"]
+__all__ = ["MOST_ON_MAP", "map_test", "write_model"]
+
+MOST_ON_MAP = 2000
+"""Test images on the map, as many as a picture can show; taken at even distances."""
+
+
+def map_test(data: LabelledSet, winner: Task, plan: Plan) -> NDArray[np.float32] | None:
+    """Place the winner's test embeddings in two dimensions, for a picture.
+
+    Parameters
+    ----------
+    data : LabelledSet
+    winner : Task
+        What the best row was fitted from.
+    plan : Plan
+
+    Returns
+    -------
+    ndarray of float32, (n_test, 2), or None
+        The first two principal components; NaN beyond :data:`MOST_ON_MAP` images. None where there are
+        fewer than three images or two dimensions.
+    """
+    from sklearn.decomposition import PCA
+
+    rows = plan.split.test
+    if len(rows) < 3 or winner.layer.dim < 2:
+        return None
+    shown = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_ON_MAP)).round().astype(np.intp))
+    places = np.full((len(rows), 2), np.nan, dtype=np.float32)
+    embeddings = data.matrix(winner.store, winner.layer, rows[shown])
+    places[shown] = PCA(2, random_state=0).fit_transform(embeddings)
+    return places
 
 
 def write_model(folder: Path, results: Results, data: LabelledSet, winner: Task, plan: Plan) -> None:

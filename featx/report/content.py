@@ -12,62 +12,37 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from featx.report.advice import advice
 from featx.report.audit import audit_findings, audit_gaps
 from featx.report.cautions import cautions
-from featx.report.comparisons import against_best, figures
+from featx.report.gallery import Mistake, mistakes
 from featx.report.per_class import class_scores
 from featx.report.runs import Run
+from featx.report.tables import Table, leaderboard, legend
 from featx.report.verdict import verdict
 from featx.report.wording import (
     METRIC_TITLES,
     MISSING,
-    UNRELIABLE,
-    backbone_name,
-    chooser,
-    cross_validated,
-    format_bytes,
-    format_seconds,
     is_number,
-    is_reference,
     listed,
     many,
     marked_interval,
     number,
     plain,
     ranking,
-    seconds_of,
 )
 
 MOST_SKIPPED = 200
 """Skipped images that a report lists; the rest are counted."""
 
+MISTAKES = "The most confident mistakes"
+"""The heading over the test images that the best model gets wrong."""
+
+MOST_MISTAKES = 20
+"""Mistakes that a report lists; all are in predictions.npz."""
+
 SUSPECTS = "Images to look at: their labels may be wrong"
 """The heading over suspected labels."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table of text.
-
-    Parameters
-    ----------
-    columns : tuple of str
-        The headings.
-    rows : tuple of tuples of str
-        One cell a column.
-    right : frozenset of int
-        Columns that hold numbers and stand to the right.
-    chosen : int or None
-        The row to bring out.
-    note : str
-        What must be known to read it.
-    """
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    right: frozenset[int] = frozenset()
-    chosen: int | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +58,7 @@ class Content:
     dataset: Table
     facts: tuple[tuple[str, str], ...]
     audit: tuple[str, ...]
+    mistakes: Table | None
     suspects: Table | None
     warnings: tuple[str, ...]
     skipped: Table | None
@@ -90,7 +66,11 @@ class Content:
     reproduction: tuple[tuple[str, str], ...]
 
 
-def describe(results: Mapping[str, Any], predictions: Mapping[str, Any] | None = None) -> Content:
+def describe(
+    results: Mapping[str, Any],
+    predictions: Mapping[str, Any] | None = None,
+    curves: Mapping[str, Any] | None = None,
+) -> Content:
     """Turn a run's results into what a report says.
 
     Parameters
@@ -99,6 +79,8 @@ def describe(results: Mapping[str, Any], predictions: Mapping[str, Any] | None =
         What ``results.json`` holds.
     predictions : mapping, optional
         The arrays of ``predictions.npz``; without them there are no scores by class.
+    curves : mapping, optional
+        What ``curves.json`` holds; without it the verdict does not say what more labels would bring.
 
     Returns
     -------
@@ -111,118 +93,20 @@ def describe(results: Mapping[str, Any], predictions: Mapping[str, Any] | None =
     return Content(
         title=name if name != MISSING else "featx run",
         subtitle=_subtitle(results),
-        verdict=tuple(verdict(results)),
+        verdict=(*verdict(results), *advice(results, predictions or {}, curves or {})),
         leaderboard=leaderboard(results),
         metrics=_metrics(results),
         classes=_classes(class_scores(results, predictions or {})),
         dataset=_dataset(dataset),
         facts=_facts(dataset),
         audit=findings or (("Nothing was found.",) if audit else ("No audit was made.",)),
+        mistakes=_mistakes(mistakes(results, predictions or {})),
         suspects=_suspects(results.get("suspects") or {}),
         warnings=_warnings(results),
         skipped=_skipped(dataset.get("skipped") or []),
         command=plain(results.get("command")),
         reproduction=_reproduction(results),
     )
-
-
-def leaderboard(results: Mapping[str, Any]) -> Table:
-    """List the rows in the order of their cross-validation score."""
-    rows, best, order = results["rows"], results.get("best"), ranking(results)
-    tested = any(row.get("test") for row in rows)
-    against = against_best(results)
-    columns = ["rank", "backbone", "layer", "head", "parameters", chooser(results).removeprefix("the ")]
-    columns += ["test accuracy", "best minus this"] if tested else []
-    columns += ["time", "peak memory"]
-    lines = []
-    for place, index in enumerate(order, start=1):
-        row = rows[index]
-        line = [
-            str(place),
-            _marked(row),
-            plain(row.get("layer")),
-            plain(row.get("head")),
-            plain(row.get("params") or {}),
-            cross_validated(row),
-        ]
-        if tested:
-            line.append(marked_interval((row.get("test") or {}).get("accuracy")))
-            difference = figures(against[index]) if index in against else MISSING
-            line.append("best" if index == best else difference)
-        line += [format_seconds(seconds_of(row)), format_bytes(row.get("peak_memory_bytes"))]
-        lines.append(tuple(line))
-    note = f"In the order of {chooser(results)}. "
-    if chooser(results) == "cross-validation":
-        note = "Cross-validation: mean ± standard deviation over folds, inside the training part. "
-    note += (
-        "Test: 95 % intervals on images that took no part in any choice; p-values are of the paired test, "
-        "each for itself (the verdict corrects them for their number)."
-        if tested
-        else "There is no test split."
-    )
-    if any(rows[index].get("kind") == "finetune" and index != best for index in order):
-        note += " The fine-tuned network stands last: its tuning score is of one fold and its best epoch."
-    note += _legend(lines)
-    chosen = order.index(best) if best in order else None
-    last = len(columns)
-    return Table(tuple(columns), tuple(lines), frozenset({0, last - 2, last - 1}), chosen, note)
-
-
-def compare_runs(runs: Sequence[Run]) -> Table:
-    """One line for the winner of each run, and for its best reference if it has one."""
-    lines = []
-    for run in runs:
-        results = run.results
-        rows, best = results["rows"], results.get("best")
-        shown = [best] if isinstance(best, int) and 0 <= best < len(rows) else []
-        shown += [i for i in ranking(results) if rows[i].get("kind") == "reference" and i != best][:1]
-        for index in shown:
-            row = rows[index]
-            dataset = results["dataset"]
-            lines.append(
-                (
-                    plain(run.name),
-                    plain(dataset.get("name")),
-                    plain((dataset.get("splits") or {}).get("test")),
-                    _marked(row),
-                    plain(row.get("layer")),
-                    plain(row.get("head")),
-                    cross_validated(row),
-                    marked_interval((row.get("test") or {}).get("accuracy")),
-                    format_seconds(seconds_of(row)),
-                )
-            )
-    columns = (
-        "run",
-        "data",
-        "test images",
-        "backbone",
-        "layer",
-        "head",
-        "cross-validation",
-        "test accuracy",
-        "time",
-    )
-    note = (
-        "The winner of each run by cross-validation, and its best reference. Scores of different images "
-        "cannot be compared, and across runs no paired test was made."
-    )
-    note += _legend(lines)
-    return Table(columns, tuple(lines), frozenset({2, 8}), None, note)
-
-
-def _legend(lines: Sequence[Sequence[str]]) -> str:
-    """Explain the mark of unreliable intervals where a table has one."""
-    marked = any(cell.endswith(UNRELIABLE) for line in lines for cell in line)
-    return f" {UNRELIABLE}: the interval is unreliable." if marked else ""
-
-
-def _marked(row: Mapping[str, Any]) -> str:
-    """Name the backbone, and what kind of row it is where the name does not tell."""
-    name = backbone_name(row)
-    if row.get("kind") == "finetune":
-        return f"{name} (fine-tuned)"
-    return f"{name} (reference)" if is_reference(row) and not name.endswith(")") else name
 
 
 def _subtitle(results: Mapping[str, Any]) -> str:
@@ -255,7 +139,7 @@ def _metrics(results: Mapping[str, Any]) -> Table | None:
     lines = tuple(
         (METRIC_TITLES.get(name, plain(name)), marked_interval(score)) for name, score in test.items()
     )
-    note = _legend(lines).strip()
+    note = legend(lines).strip()
     if reasons := [text.partition(": ")[0] for text in cautions(results)] if note else []:
         note = f"{note.removesuffix('.')} ({listed(reasons)})."
     if "ece" in test:
@@ -275,8 +159,8 @@ def _classes(scores: Sequence[Mapping[str, Any]]) -> Table | None:
         for score in scores
     )
     note = "Of the best model, on the test images, with 95 % intervals."
-    if legend := _legend(lines):
-        note += f"{legend.removesuffix('.')} (too few images or groups of the class)."
+    if marks := legend(lines):
+        note += f"{marks.removesuffix('.')} (too few images or groups of the class)."
     columns = ("class", "right", "recall", "precision", "F1")
     return Table(columns, lines, frozenset({1, 2, 3, 4}), None, note)
 
@@ -293,7 +177,7 @@ def _dataset(dataset: Mapping[str, Any]) -> Table:
         sums = [str(sum(counts[part].values())) for part in parts]
         lines.append(("all", *sums, str(sum(map(int, sums)))))
     columns = ("class", *(plain(part) for part in parts), "all")
-    return Table(columns, tuple(lines), frozenset(range(1, len(columns))))
+    return Table(columns, tuple(lines), frozenset(range(1, len(columns))), total=bool(lines))
 
 
 def _total(counts: Mapping[str, Mapping[str, int]], parts: Sequence[str], name: str) -> int:
@@ -328,6 +212,19 @@ def _no_suspects(results: Mapping[str, Any]) -> tuple[str, ...]:
         return ("Labels could not be checked: the best model cannot be told from guessing.",)
     method = plain(suspects.get("method"))
     return (f"None of {many(suspects['checked'], 'label')} is suspected to be wrong ({method}).",)
+
+
+def _mistakes(wrong: Sequence[Mistake]) -> Table | None:
+    if not wrong:
+        return None
+    lines = tuple(
+        (one.name, one.label, number(one.label_probability), one.predicted, number(one.probability))
+        for one in wrong[:MOST_MISTAKES]
+    )
+    some = f" The first {MOST_MISTAKES} of {len(wrong):,}." if len(wrong) > MOST_MISTAKES else ""
+    note = f"Test images that the best model gets wrong, by its probability for what it says.{some}"
+    columns = ("image", "label", "its probability", "predicted", "probability")
+    return Table(columns, lines, frozenset({2, 4}), None, note)
 
 
 def _suspects(suspects: Mapping[str, Any]) -> Table | None:
@@ -371,7 +268,8 @@ def _reproduction(results: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     facts += [(plain(key), plain(value)) for key, value in settings.items()]
     facts += [(plain(key), plain(value)) for key, value in environment.items()]
     keys = plain(results["dataset"].get("space_keys") or None)
-    facts.append(("space keys of the stores", keys))
+    facts.append(("space keys of the stores (digests of network, weights and preprocessing)", keys))
+    facts.append(("digest of the images, their names and labels", plain(results["dataset"].get("digest"))))
     weights: dict[str, None] = {}
     for row in results["rows"]:
         if row.get("weights"):

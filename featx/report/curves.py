@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featx.report.content import Table
+from featx.report.tables import Table
 from featx.report.wording import (
+    format_seconds,
     interval,
     is_number,
     many,
@@ -47,7 +48,7 @@ def curve_sections(results: Mapping[str, Any], curves: Mapping[str, Any]) -> tup
     curves : mapping
         What ``curves.json`` holds; empty if there is no such file.
     """
-    found = (_learning(results, curves), _few_shot(results, curves), _repeats(results))
+    found = (_training(curves), _learning(results, curves), _few_shot(results, curves), _repeats(results))
     return tuple(section for section in found if section is not None)
 
 
@@ -89,6 +90,37 @@ def curve_notes(curves: Mapping[str, Any]) -> list[str]:
     """Collect the notes of all curves, each said once."""
     parts = [curves.get(key) or {} for key in ("learning", "few_shot")]
     return list(dict.fromkeys(plain(note) for part in parts for note in part.get("notes") or ()))
+
+
+def _training(curves: Mapping[str, Any]) -> CurveSection | None:
+    trainings = curves.get("training")
+    lines = []
+    for name, entries in trainings.items() if isinstance(trainings, Mapping) else ():
+        ended = [one for one in entries if isinstance(one, Mapping) and is_number(one.get("epoch"))]
+        if not ended:
+            continue
+        scored = [one for one in ended if is_number(one.get("tuning_accuracy"))]
+        best = max(scored, key=lambda one: one["tuning_accuracy"], default={})
+        seconds = [one.get("seconds") for one in ended]
+        lines.append(
+            (
+                plain(name),
+                str(len(ended)),
+                number(ended[-1].get("loss")),
+                number(best.get("tuning_accuracy")),
+                plain(best.get("epoch")),
+                format_seconds(sum(s for s in seconds if is_number(s))),
+            )
+        )
+    if not lines:
+        return None
+    columns = ("training", "epochs", "last loss", "best on the tuning images", "at epoch", "time")
+    note = (
+        "Losses are of the images as they were augmented. The accuracy on the tuning images chose the epoch "
+        "and the learning rate, so it leans to the optimistic side and has no interval."
+    )
+    table = Table(columns, tuple(lines), frozenset({1, 2, 3, 4, 5}), None, note)
+    return CurveSection("training", "The training of the baseline", (), table)
 
 
 def _learning(results: Mapping[str, Any], curves: Mapping[str, Any]) -> CurveSection | None:

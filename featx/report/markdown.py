@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featx.records import escape_name
-from featx.report.content import SUSPECTS, Content, Table, compare_runs, describe, run_title
+from featx.report.content import MISTAKES, SUSPECTS, Content, describe, run_title
 from featx.report.curves import CurveSection, curve_sections
 from featx.report.runs import Run
+from featx.report.tables import Table, compare_runs
 from featx.report.wording import MISSING
 
 _SPECIAL = re.compile(r"[\\`*|~$#!]|\[(?!-?\d\.\d+, |\+\d\.\d+, )|\](?=\()|(?<![^\W_])_|_(?![^\W_])|://")
@@ -49,7 +50,7 @@ def render_markdown(
     str
         GitHub's Markdown; names from the user are escaped.
     """
-    content, sections = describe(results, predictions), curve_sections(results, curves or {})
+    content, sections = describe(results, predictions, curves), curve_sections(results, curves or {})
     return "\n".join(_run(content, sections, f"# {escape_markdown(content.title)}", level=2)) + "\n"
 
 
@@ -57,7 +58,10 @@ def render_markdown_runs(runs: Sequence[Run]) -> str:
     """Write one report over several runs: a table of their winners, then each run."""
     lines = [f"# {len(runs)} runs compared", "", *_table(compare_runs(runs))]
     for run in runs:
-        content, sections = describe(run.results, run.predictions), curve_sections(run.results, run.curves)
+        content, sections = (
+            describe(run.results, run.predictions, run.curves),
+            curve_sections(run.results, run.curves),
+        )
         lines += ["", *_run(content, sections, f"## {escape_markdown(run_title(run))}", level=3)]
     return "\n".join(lines) + "\n"
 
@@ -81,6 +85,8 @@ def _run(content: Content, sections: Sequence[CurveSection], heading: str, level
     lines += ["", f"{marks} Data", "", *_table(content.dataset)]
     lines += ["", *_facts(content.facts)]
     lines += ["", f"{marks} Audit", "", *(f"- {escape_markdown(finding)}" for finding in content.audit)]
+    if content.mistakes:
+        lines += ["", f"{marks} {MISTAKES}", "", *_table(content.mistakes)]
     if content.suspects:
         lines += ["", f"{marks} {SUSPECTS}", "", *_table(content.suspects)]
     if content.skipped:

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 INK, FAINT, ACCENT, OTHER = "#010203", "#040506", "#070809", "#0a0b0c"
 """Stand-ins that no drawing uses otherwise; each becomes a variable of the page's style sheet."""
 
-_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", ACCENT: "var(--accent)", OTHER: "var(--other)"}
+SERIES = (ACCENT, OTHER, "#0b0c0d", "#0c0d0e", "#0d0e0f", INK)
+"""Of classes: for each theme a set that colour-blind eyes tell apart, always with another shape or dash."""
+
+_VARIABLES = {
+    INK: "var(--ink)",
+    FAINT: "var(--faint)",
+    ACCENT: "var(--accent)",
+    OTHER: "var(--other)",
+    SERIES[2]: "var(--third)",
+    SERIES[3]: "var(--fourth)",
+    SERIES[4]: "var(--fifth)",
+}
 
 MOST_BARS = 24
 """Rows in the picture of the leaderboard; the table beside it has them all."""
@@ -70,7 +81,7 @@ def draw_leaderboard(results: Mapping[str, Any], salt: str = "") -> Picture | No
     """
     rows = results["rows"]
     tested = any((row.get("test") or {}).get("accuracy") for row in rows)
-    scores = [(i, _score(rows[i], tested)) for i in ranking(results)]
+    scores = [(i, score_of(rows[i], tested)) for i in ranking(results)]
     bars = [(i, score) for i, score in scores if score is not None]
     shown = bars[:MOST_BARS]
     if not shown:
@@ -139,7 +150,7 @@ def draw_confusion(
     from matplotlib.patches import Rectangle
 
     k = len(classes)
-    names = [_short(plain(name), 14) for name in classes]
+    names = [shorten(plain(name), 14) for name in classes]
     size = 3.0 if k <= 4 else 4.0 if k <= _NUMBERED_CLASSES else 4.8
     with new_figure(4.8, size) as figure:
         axes = figure.add_subplot()
@@ -174,7 +185,8 @@ def draw_confusion(
         return Picture(as_svg(figure, caption, _confused(matrix, classes), salt), caption)
 
 
-def _score(row: Mapping[str, Any], tested: bool) -> dict[str, float] | None:
+def score_of(row: Mapping[str, Any], tested: bool) -> dict[str, float] | None:
+    """Give ``value``, ``low`` and ``high`` of a row's test accuracy, or of its cross-validation ± sd."""
     if tested:
         score = (row.get("test") or {}).get("accuracy") or {}
         value, low, high = (score.get(key) for key in ("value", "low", "high"))
@@ -194,12 +206,12 @@ def _score(row: Mapping[str, Any], tested: bool) -> dict[str, float] | None:
 def _bar_name(row: Mapping[str, Any], layers: Mapping[str, set[str]]) -> str:
     name = backbone_name(row)
     head = "fine-tuned" if row.get("kind") == "finetune" else plain(row.get("head"))
-    text = f"{_short(name, 24)} · {head}"
-    return f"{text}\n{_short(plain(row.get('layer')), 32)}" if len(layers[name]) > 1 else text
+    text = f"{shorten(name, 24)} · {head}"
+    return f"{text}\n{shorten(plain(row.get('layer')), 32)}" if len(layers[name]) > 1 else text
 
 
-def _short(text: str, limit: int) -> str:
-    """Keep both ends: names of one run often differ at the end."""
+def shorten(text: str, limit: int) -> str:
+    """Keep both ends of a long text: names of one run often differ at the end."""
     if len(text) <= limit:
         return text
     half = (limit - 1) // 2

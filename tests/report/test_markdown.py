@@ -31,7 +31,7 @@ def test_every_table_row_has_as_many_cells_as_its_heading(evil_folder):
     run = load_run(evil_folder)
     text = render_markdown(run.results, run.predictions)
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    assert len(tables) == 5
+    assert len(tables) == 6
     for table in tables:
         widths = {len(re.split(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1
