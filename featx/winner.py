@@ -44,7 +44,9 @@ def map_test(data: LabelledSet, winner: Task, plan: Plan) -> NDArray[np.float32]
     shown = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_ON_MAP)).round().astype(np.intp))
     places = np.full((len(rows), 2), np.nan, dtype=np.float32)
     embeddings = data.matrix(winner.store, winner.layer, rows[shown])
-    places[shown] = PCA(2, random_state=0).fit_transform(embeddings)
+    # All alike, they have no direction, and one place.
+    alike = bool((embeddings == embeddings[0]).all())
+    places[shown] = 0.0 if alike else PCA(2, random_state=0).fit_transform(embeddings)
     return places
 
 

@@ -33,7 +33,13 @@ def test_accuracy_of_single_images(n, accuracy):
     assert covers(np.mean([score.low <= accuracy <= score.high for score in scores]))
 
 
-@pytest.mark.parametrize(("n", "accuracy"), CELLS)
+@pytest.mark.parametrize(
+    ("n", "accuracy"),
+    [
+        pytest.param(n, accuracy, marks=[pytest.mark.slow] if accuracy in (0.8, 0.9) else [])
+        for n, accuracy in CELLS
+    ],
+)
 def test_accuracy_of_40_groups(n, accuracy):
     generator = np.random.default_rng(1)
     groups = np.arange(n) * 40 // n
@@ -61,7 +67,12 @@ def draw(n, skill, grouped, generator):
 
 @pytest.mark.parametrize(
     ("n", "accuracy", "grouped"),
-    [(150, 0.98, False), (150, 0.6, True), (150, 0.98, True), (500, 0.9, True)],
+    [
+        (150, 0.98, False),
+        pytest.param(150, 0.6, True, marks=pytest.mark.slow),
+        (150, 0.98, True),
+        pytest.param(500, 0.9, True, marks=pytest.mark.slow),
+    ],
 )
 def test_all_scores(n, accuracy, grouped):
     skill = SKILLS[accuracy, grouped]
