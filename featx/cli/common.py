@@ -59,6 +59,23 @@ def seed_option(purpose: str) -> Callable[[Command], Command]:
     )
 
 
+def cv_option(purpose: str) -> Callable[[Command], Command]:
+    """Add ``--cv``."""
+    return click.option(
+        "--cv", type=click.IntRange(min=2), default=5, show_default=True, metavar="K", help=purpose
+    )
+
+
+def hold_out_option(command: Command) -> Command:
+    """Add ``--test-size``."""
+    return click.option(
+        "--test-size",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        metavar="F",
+        help="Share held out, where the source has no test split.  [default: 0.25]",
+    )(command)
+
+
 def max_skip_option(command: Command) -> Command:
     """Add ``--max-skip``."""
     return click.option(

@@ -14,7 +14,9 @@ from featx.cli.common import (
     backbone_options,
     command_line,
     compile_option,
+    cv_option,
     device_options,
+    hold_out_option,
     json_option,
     max_skip_option,
     seed_option,
@@ -141,20 +143,8 @@ def _share(name: str, text: str, default: float = 0.0) -> Callable[[Command], Co
 @_share("--label-smoothing", "Spread over all classes.")
 @click.option("--balanced", is_flag=True, help="Weigh classes by the inverse of their frequency.")
 @click.option("--train-batchnorm", is_flag=True, help="Use and learn the statistics of batches.")
-@click.option(
-    "--cv",
-    type=click.IntRange(min=2),
-    default=5,
-    show_default=True,
-    metavar="K",
-    help="Folds, of which the first tunes.",
-)
-@click.option(
-    "--test-size",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="F",
-    help="Share held out, where the source has no test split.  [default: 0.25]",
-)
+@cv_option("Folds, of which the first tunes.")
+@hold_out_option
 @seed_option("For everything that is drawn.")
 @click.option(
     "--repeats",

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from featx.cli.common import Output, command_line, json_option, seed_option
+from featx.cli.common import (
+    Output,
+    command_line,
+    cv_option,
+    hold_out_option,
+    json_option,
+    seed_option,
+)
 from featx.cli.signals import Terminated
 from featx.results import CHECKPOINT_FILE, UNFINISHED_FOLDER
 
@@ -69,13 +76,8 @@ def _options(texts: tuple[str, ...]) -> dict[str, Any]:
 @click.option(
     "--group", metavar="COLUMN", help="The column that says what stays together, such as a patient."
 )
-@click.option("--cv", type=click.IntRange(min=2), default=5, show_default=True, metavar="K", help="Folds.")
-@click.option(
-    "--test-size",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="F",
-    help="Share held out, where the source has no test split.  [default: 0.25]",
-)
+@cv_option("Folds.")
+@hold_out_option
 @click.option("--nested", is_flag=True, help="Nested cross-validation: test every labelled image once.")
 @click.option(
     "--outer-folds",

@@ -188,9 +188,13 @@ class Head:
 
     def solver_for(self, points: Sequence[Params]) -> PathSolver:
         """Return the short cut, if all that varies is what it knows; else fit after fit."""
-        if self.path is not None and all(set(point) <= self.path.parameters for point in points):
+        if self.path is not None and all(self._knows(point) for point in points):
             return self.path.solve
         return solve_plainly
+
+    def _knows(self, point: Params) -> bool:
+        """Whether the short cut is one for all that a point of the classifier's own grid sets."""
+        return self.path is not None and set(point) <= self.path.parameters
 
     def fit(self, params: Params, X: NDArray[np.float32], y: NDArray[Any], **settings: Any) -> Pipeline:
         """Fit the pipeline with the parameters of one grid point on all rows.
@@ -212,7 +216,7 @@ class Head:
         steps, of_classifier = split_params(params)
         pipeline = self.build(**settings, **steps)
         classifier = pipeline[-1].set_params(**of_classifier)
-        if self.finish is None or not (self.path and set(of_classifier) <= self.path.parameters):
+        if self.finish is None or not self._knows(of_classifier):
             classifier.fit(fit_steps(pipeline, X), y)
             return pipeline
         self.finish(classifier, fit_steps(pipeline, X), y)

@@ -56,15 +56,15 @@ class Ranking:
         tied = np.flatnonzero(means >= means.max() - _TIE)
         return int(tied[self.losses[tied].argmin()])
 
-    def edge(self) -> tuple[int, int] | None:
+    def edge(self) -> tuple[int, int, str] | None:
         """On which edge of its grid the best point lies, if it beats its neighbour there.
 
         The grid is that of the points which share everything but one parameter with it.
 
         Returns
         -------
-        (int, int) or None
-            Index of the best point and of its neighbour.
+        (int, int, str) or None
+            Index of the best point and of its neighbour, and the parameter in which they differ.
         """
         best = self.best
         free = self._free()
@@ -80,7 +80,7 @@ class Ranking:
         neighbour = line[1] if best == line[0] else line[-2]
         means, losses = self.scores.mean(axis=1), self.losses
         beaten = means[best] > means[neighbour] + _TIE or losses[best] < losses[neighbour] * (1 - _LOSS_TIE)
-        return (best, neighbour) if beaten else None
+        return (best, neighbour, free) if beaten else None
 
     def insert(self, index: int, point: Mapping[str, Any], result: PointResult) -> None:
         """Put a point before ``index``."""
@@ -92,11 +92,3 @@ class Ranking:
         classifiers = [split_params(point)[1] for point in self.points]
         varying = [name for name in classifiers[0] if len({repr(point[name]) for point in classifiers}) > 1]
         return varying[0] if len(varying) == 1 else None
-
-    @property
-    def free(self) -> str:
-        """Name of the parameter along which :meth:`edge` looks."""
-        name = self._free()
-        if name is None:
-            raise ValueError("No single parameter varies.")
-        return name

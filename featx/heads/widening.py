@@ -44,14 +44,16 @@ def widen(
     tried = []
     for _ in range(_STEPS):
         edge = ranking.edge()
-        if edge is None or head.path is None or ranking.free not in head.path.parameters:
+        if edge is None:
             break
-        best, neighbour = edge
-        point = _beyond(ranking.points[best], ranking.points[neighbour], ranking.free)
+        best, neighbour, name = edge
+        if head.path is None or name not in head.path.parameters:
+            break
+        point = _beyond(ranking.points[best], ranking.points[neighbour], name)
         if point is None or not head.possible(point, n_train):
             break
         first = first or describe(ranking.points[best])
-        tried.append(point[ranking.free])
+        tried.append(point[name])
         (result,) = fit([point])
         ranking.insert(best if best < neighbour else best + 1, point, result)
     if not tried:

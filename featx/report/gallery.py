@@ -100,11 +100,12 @@ def mistakes(results: Mapping[str, Any], predictions: Mapping[str, Any]) -> list
     tested = read_tested(results, predictions)
     if tested is None:
         return []
+    predicted = tested.predicted
     return [
         Mistake(
             name=tested.names[at],
             label=tested.classes[tested.truth[at]],
-            predicted=tested.classes[int(tested.probabilities[at].argmax())],
+            predicted=tested.classes[predicted[at]],
             probability=float(tested.probabilities[at].max()),
             label_probability=float(tested.probabilities[at, tested.truth[at]]),
         )
