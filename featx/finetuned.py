@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from featx.files import make_directories, publish
 from featx.images.decoding import POLICY
 from featx.outcomes import ResultRow
 from featx.protocol import Plan
-from featx.records import LayerInfo, Pixels, ProgressCallback, Space, escape_name
+from featx.records import LayerInfo, Pixels, ProgressCallback, Space
 from featx.results import LAST_GOOD_FILE, SHEET_FILE, RowPredictions, most_probable
 
 if TYPE_CHECKING:
@@ -98,14 +97,8 @@ class FineTuned:
             If it cannot be written.
         """
         # Late: skops loads slowly.
-        from featx.modelfile import save_model
+        from featx.modelfile import make_card, save_model
 
-        limits = [
-            f"Trained on {len(plan.y)} images of {len(plan.classes)} classes; anything else is given one of "
-            "them."
-        ]
-        if not plan.split.test.size:
-            limits.append("No test images: how well it does on new ones is not known.")
         save_model(
             path,
             self.estimator,
@@ -113,19 +106,9 @@ class FineTuned:
             space=self.space,
             layer=self.layer,
             weights={"spec": f"a network fine-tuned from {self.row.weights} weights"},
-            card={
-                "head": self.row.head,
-                "params": dict(self.row.params),
-                "n_images": len(plan.y),
-                "source": escape_name(source),
-                "cv": dict(self.row.cv),
-                "test": {name: dataclasses.asdict(score) for name, score in self.row.test.items()},
-                "n_test": len(plan.truth),
-                "test_origin": plan.split.origin,
-                "limits": limits,
-                "created": created,
-                "versions": dict(environment()["versions"]),
-            },
+            card=make_card(
+                self.row, plan, source=source, created=created, versions=environment()["versions"]
+            ),
             examples=self.examples,
             network=self.network,
         )

@@ -21,15 +21,20 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import ModelFileError
 from featx.files import disk_errors, publish
-from featx.records import Layer, Space
+from featx.records import Layer, Space, escape_name
+
+if TYPE_CHECKING:
+    from featx.outcomes import ResultRow
+    from featx.protocol import Plan
 
 FORMAT = "featx.model/1"
 NETWORK_MEMBER = "network.safetensors"
@@ -128,6 +133,47 @@ def save_model(
     with publish(Path(path)) as file:
         file.write(buffer.getbuffer())
     return Path(path)
+
+
+def make_card(
+    row: ResultRow, plan: Plan, *, source: str, created: str, versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """Say what a model was trained on, how well it did, and what is not known of it, in plain types.
+
+    Parameters
+    ----------
+    row : ResultRow
+        Of the model.
+    plan : Plan
+        By which it was trained and scored.
+    source, created : str
+        Where the images lie, and when the run was made.
+    versions : mapping
+        Of the libraries.
+    """
+    limits = [
+        f"Trained on {len(plan.y)} images of {len(plan.classes)} classes; anything else is given one of them."
+    ]
+    if not plan.split.test.size:
+        limits.append("No test images: how well it does on new ones is not known.")
+    if plan.split.is_whole:
+        limits.append(
+            "The test scores are of heads fitted without one outer fold each, not of this one, which has "
+            "learned from all labelled images."
+        )
+    return {
+        "head": row.head,
+        "params": dict(row.params),
+        "n_images": len(plan.y),
+        "source": escape_name(source),
+        "cv": dict(row.cv),
+        "test": {name: asdict(score) for name, score in row.test.items()},
+        "n_test": len(plan.truth),
+        "test_origin": plan.split.origin,
+        "limits": limits,
+        "created": created,
+        "versions": dict(versions),
+    }
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from featx.dataset import LabelledSet
 from featx.fitted import Task
 from featx.protocol import Plan
-from featx.records import escape_name
 from featx.results import MODEL_FILE, Results
 
 __all__ = ["MOST_ON_MAP", "map_test", "write_model"]
@@ -69,20 +67,9 @@ def write_model(folder: Path, results: Results, data: LabelledSet, winner: Task,
         If the file cannot be written.
     """
     # Late: skops loads torch where torch is installed.
-    from featx.modelfile import save_model
+    from featx.modelfile import make_card, save_model
 
     store, layer = data.stores[winner.store], winner.layer
-    row = results.best_row
-    limits = [
-        f"Trained on {len(plan.y)} images of {len(plan.classes)} classes; anything else is given one of them."
-    ]
-    if not plan.split.test.size:
-        limits.append("No test images: how well it does on new ones is not known.")
-    if plan.split.is_whole:
-        limits.append(
-            "The test scores are of heads fitted without one outer fold each, not of this one, which has "
-            "learned from all labelled images."
-        )
     save_model(
         folder / MODEL_FILE,
         results.estimator,
@@ -90,18 +77,12 @@ def write_model(folder: Path, results: Results, data: LabelledSet, winner: Task,
         space=store.space,
         layer=layer,
         weights=store.meta.get("request", {}).get("weights", {"spec": "default"}),
-        card={
-            "head": row.head,
-            "params": dict(row.params),
-            "n_images": len(plan.y),
-            "source": escape_name(str(store.meta["source"])),
-            "cv": dict(row.cv),
-            "test": {name: dataclasses.asdict(score) for name, score in row.test.items()},
-            "n_test": len(plan.truth),
-            "test_origin": plan.split.origin,
-            "limits": limits,
-            "created": results.created,
-            "versions": dict(results.environment["versions"]),
-        },
+        card=make_card(
+            results.best_row,
+            plan,
+            source=str(store.meta["source"]),
+            created=results.created,
+            versions=results.environment["versions"],
+        ),
         examples=data.matrix(winner.store, layer, plan.development[:32]),
     )
